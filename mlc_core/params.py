@@ -1,0 +1,173 @@
+"""The parameters of one trial, valid or not at all, and their flat form. Standard library only.
+
+Not here: how a parameter acts (optimize.py, model.py, data/augment.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final, Literal, assert_never, cast, get_args
+
+from mlc_core.errors import BadParams, did_you_mean
+
+OptimizerName = Literal["adam", "adamw"]
+SchedulerName = Literal["step", "plateau", "cosine"]
+BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
+StemName = Literal["small", "standard"]
+AugmentName = Literal["none", "light", "flip"]
+
+OPTIMIZERS: Final[tuple[OptimizerName, ...]] = get_args(OptimizerName)
+SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
+BACKBONES: Final[tuple[BackboneName, ...]] = get_args(BackboneName)
+STEMS: Final[tuple[StemName, ...]] = get_args(StemName)
+AUGMENTS: Final[tuple[AugmentName, ...]] = get_args(AugmentName)
+
+Value = str | int | float
+Flat = Mapping[str, Value]  # what Optuna stores as a trial's parameters
+
+
+def _number(key: str, got: object, allowed: str, *, low: float, high: float, open_low: bool, open_high: bool) -> None:
+    if not isinstance(got, int | float) or isinstance(got, bool):
+        raise BadParams(key, got, allowed)
+    # Comparisons alone also refuse NaN, infinities and integers too large for a float.
+    if not ((low < got if open_low else low <= got) and (got < high if open_high else got <= high)):
+        raise BadParams(key, got, allowed)
+
+
+def _whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
+    if not isinstance(got, int) or isinstance(got, bool) or not low <= got <= high:
+        raise BadParams(key, got, allowed)
+
+
+def _one_of(key: str, got: object, choices: tuple[str, ...]) -> None:
+    if got not in choices:
+        raise BadParams(key, got, f"one of {', '.join(choices)}", did_you_mean(got, choices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Multiply the learning rate by gamma every step_size epochs (torch StepLR)."""
+
+    step_size: int = 5  # epochs
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _whole("step_size", self.step_size, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
+        _number("gamma", self.gamma, "a number in (0, 1]", low=0, high=1, open_low=True, open_high=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plateau:
+    """Multiply by factor once the validation loss stood still for patience epochs (torch ReduceLROnPlateau)."""
+
+    factor: float = 0.1
+    patience: int = 2  # epochs without improvement that are tolerated
+
+    def __post_init__(self) -> None:
+        _number("factor", self.factor, "a number in (0, 1)", low=0, high=1, open_low=True, open_high=True)
+        _whole("patience", self.patience, "a whole number of epochs from 0 to 10000", low=0, high=10_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosine:
+    """Cosine annealing to 0, without restarts (Loshchilov & Hutter 2017, eq. 5; torch CosineAnnealingLR)."""
+
+    t_max: int = 12  # epochs
+
+    def __post_init__(self) -> None:
+        _whole("t_max", self.t_max, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
+
+
+Scheduler = Step | Plateau | Cosine
+SCHEDULER_OF: Final[dict[SchedulerName, type[Scheduler]]] = {"step": Step, "plateau": Plateau, "cosine": Cosine}
+
+
+def scheduler_name(scheduler: Scheduler) -> SchedulerName:
+    """Name a scheduler as the flat form does."""
+    match scheduler:
+        case Step():
+            return "step"
+        case Plateau():
+            return "plateau"
+        case Cosine():
+            return "cosine"
+        case other:
+            assert_never(other)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Everything about a trial that a search may choose.
+
+    Raises
+    ------
+    BadParams
+        From the constructor, naming the key, the value and what is allowed.
+    """
+
+    optimizer: OptimizerName = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4  # L2 term for adam (Kingma & Ba 2015), decoupled for adamw (Loshchilov & Hutter 2019)
+    dropout: float = 0.2  # between the pooled features and the head
+    scheduler: Scheduler = Cosine()
+    batch_size: int = 64  # images
+    backbone: BackboneName = "resnet10"
+    stem: StemName = "small"
+    image_size: int = 48  # pixels, both sides, after resizing
+    augment: AugmentName = "light"
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _number("lr", self.lr, "a number in (0, 10]", low=0, high=10, open_low=True, open_high=False)
+        _number("weight_decay", self.weight_decay, "a number in [0, 1]", low=0, high=1, open_low=False, open_high=False)
+        _number("dropout", self.dropout, "a number in [0, 1)", low=0, high=1, open_low=False, open_high=True)
+        if not isinstance(self.scheduler, Step | Plateau | Cosine):
+            raise BadParams("scheduler", self.scheduler, f"one of {', '.join(SCHEDULERS)}")
+        _whole("batch_size", self.batch_size, "a whole number of images from 1 to 65536", low=1, high=65_536)
+        _one_of("backbone", self.backbone, BACKBONES)
+        _one_of("stem", self.stem, STEMS)
+        _whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+        _one_of("augment", self.augment, AUGMENTS)
+
+    @classmethod
+    def from_flat(cls, flat: Flat) -> Params:
+        """Build from one level of keys, as Optuna's ``study.best_params`` gives them; absent keys keep defaults.
+
+        Raises
+        ------
+        BadParams
+            For an unknown key, a key of another scheduler than the chosen one, or a value out of bounds.
+        """
+        name = flat.get("scheduler", scheduler_name(Cosine()))
+        _one_of("scheduler", name, SCHEDULERS)
+        kind = SCHEDULER_OF[cast("SchedulerName", name)]
+        own = {f.name for f in fields(kind)}
+        shared = {f.name for f in fields(cls)}
+        for key, value in flat.items():
+            if key in shared or key in own:
+                continue
+            if key in SCHEDULER_KEYS:
+                theirs = next(n for n, k in SCHEDULER_OF.items() if key in {f.name for f in fields(k)})
+                allowed = f"a parameter of the {name} scheduler, which takes {', '.join(sorted(own))}"
+                raise BadParams(key, value, allowed, f" It belongs to {theirs}.")
+            raise BadParams(key, value, f"a known parameter, one of {', '.join(KEYS)}", did_you_mean(key, KEYS))
+        scheduler = kind(**{k: v for k, v in flat.items() if k in own})  # type: ignore[arg-type]
+        rest = {k: v for k, v in flat.items() if k in shared and k != "scheduler"}
+        return cls(scheduler=scheduler, **rest)  # type: ignore[arg-type]
+
+    def to_flat(self) -> dict[str, Value]:
+        """One level of keys; ``Params.from_flat`` takes it back."""
+        flat: dict[str, Value] = {}
+        for field in fields(self):
+            if field.name == "scheduler":
+                flat["scheduler"] = scheduler_name(self.scheduler)
+                flat |= {f.name: getattr(self.scheduler, f.name) for f in fields(self.scheduler)}
+            else:
+                flat[field.name] = getattr(self, field.name)
+        return flat
+
+
+SCHEDULER_KEYS: Final[tuple[str, ...]] = tuple(f.name for kind in SCHEDULER_OF.values() for f in fields(kind))
+KEYS: Final[tuple[str, ...]] = (*(f.name for f in fields(Params)), *SCHEDULER_KEYS)
+

@@ -1,0 +1,1 @@
+"""How to write a study: see default.toml, which says what each key means."""
