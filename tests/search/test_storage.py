@@ -1,0 +1,290 @@
+"""URLs in, open databases out, and no password anywhere on the way."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import optuna
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from search.errors import (
+    BadDeclaration,
+    BadStorage,
+    SearchError,
+    StorageDown,
+    StudyChanged,
+    StudyNotFound,
+)
+from search.storage import close, connect, redacted, resolve_url, transact
+
+CANARY = "c4nary{SCHEMA_VERSION}%25"  # braces and percent signs have a meaning to Optuna and to alembic
+
+
+def told(error: BaseException) -> str:
+    """Everything a person or a log gets to see of an error, chained ones included."""
+    return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error))
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
+        ("postgresql://u:p@h:5433/d?sslmode=require", "postgresql+psycopg://u:p@h:5433/d?sslmode=require"),
+        ("postgresql+psycopg://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("sqlite:////var/x.db", "sqlite:////var/x.db"),
+        ("sqlite+pysqlite:////var/x.db", "sqlite:////var/x.db"),
+    ],
+)
+def test_a_url_is_spelled_in_one_way(given: str, resolved: str) -> None:
+    assert resolve_url(given) == resolved
+    assert resolve_url(resolved) == resolved
+
+
+def test_a_password_survives_resolving() -> None:
+    assert make_url(resolve_url("postgresql://u:%40%2F%25@h/d")).password == "@/%"
+
+
+def test_the_option_wins_over_the_variable_and_the_variable_over_the_file_in_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLC_STORAGE", raising=False)
+    assert resolve_url(None) == f"sqlite:///{tmp_path}/mlc-search.db"
+    monkeypatch.setenv("MLC_STORAGE", "sqlite:///a/b.db")
+    assert resolve_url(None) == f"sqlite:///{tmp_path}/a/b.db"
+    assert resolve_url("sqlite:///c.db") == f"sqlite:///{tmp_path}/c.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        (f"mysql://u:{CANARY}@h/d", "names mysql, which mlc-search does not speak. Write sqlite:///FILE or"),
+        (
+            f"postgresql+psycopg2://u:{CANARY}@h/d",
+            "names postgresql+psycopg2, which mlc-search does not speak",
+        ),
+        (f"u:{CANARY}@h/d", "The storage URL cannot be read. Write sqlite:///FILE or"),
+        (f"postgresql://u@h:{CANARY}/d", "The storage URL cannot be read."),
+        ("sqlite://", "needs a database file that several processes can open"),
+        ("sqlite:///:memory:", "needs a database file that several processes can open"),
+        ("sqlite:///file:x?uri=true", "needs a database file that several processes can open"),
+    ],
+)
+def test_a_url_that_cannot_be_used_says_which_can_and_not_itself(url: str, sentence: str) -> None:
+    with pytest.raises(BadStorage) as caught:
+        connect(url)
+    assert sentence in str(caught.value)
+    assert "c4nary" not in told(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:c4nary@h/d", "postgresql://u:***@h/d"),
+        (
+            "postgresql://u@h/d?password=c4nary&sslmode=require",
+            "postgresql://u@h/d?password=***&sslmode=require",
+        ),
+        (
+            "postgresql://h/d?sslpassword=c4nary&PASSWORD=c4nary",
+            "postgresql://h/d?PASSWORD=***&sslpassword=***",
+        ),
+        ("sqlite:////x.db", "sqlite:////x.db"),
+        ("c4nary", "(unreadable URL)"),
+    ],
+)
+def test_a_redacted_url_shows_all_but_the_password(url: str, shown: str) -> None:
+    start, _, query = redacted(url).partition("?")
+    assert (start, set(query.split("&"))) == (
+        shown.partition("?")[0],
+        set(shown.partition("?")[2].split("&")),
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{CANARY}@127.0.0.1:1/d",
+        "postgresql://u@127.0.0.1:1/d?password=c4nary",
+        f"postgresql://u:{CANARY}@no-such-host.invalid/d",
+        "postgresql://u:p@127.0.0.1/d?nonsense=c4nary&password=c4nary",
+    ],
+)
+@pytest.mark.timeout(30)
+def test_a_server_that_is_not_there_is_named_without_the_password(url: str) -> None:
+    with pytest.raises(StorageDown) as caught:
+        connect(url)
+    assert str(caught.value).startswith(f"Cannot use the database {redacted(resolve_url(url))}: ")
+    assert "Check that the server runs" in str(caught.value)
+    assert "c4nary" not in told(caught.value).replace("nonsense=c4nary", "")
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_database_or_user_that_is_not_there_is_named_without_the_password(postgres_url: str) -> None:
+    url = make_url(postgres_url)
+    for wrong in (url.set(database="nowhere"), url.set(username="nobody")):
+        with pytest.raises(StorageDown, match=r'"(nowhere|nobody)" does not exist') as caught:
+            connect(wrong.set(password=CANARY).render_as_string(hide_password=False))
+        assert "c4nary" not in told(caught.value)
+
+
+def test_a_password_with_braces_and_percent_signs_opens_the_database(postgres_url: str) -> None:
+    storage = connect(make_url(postgres_url).set(password=CANARY).render_as_string(hide_password=False))
+    assert make_url(storage.url).password == CANARY
+    assert storage.get_all_studies() == []
+    close(storage)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadStorage, match=f"The folder {tmp_path}/none is not there. Create it"):
+        connect(f"sqlite:///{tmp_path}/none/x.db")
+
+
+def test_looking_at_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    with pytest.raises(StorageDown, match=r"no search has been started in it yet\. Start a search"):
+        connect(f"sqlite:///{file}", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_at_an_empty_database_makes_no_tables(storage_url: str) -> None:
+    if storage_url.startswith("sqlite"):
+        sqlite3.connect(storage_url.removeprefix("sqlite:///")).close()
+        Path(storage_url.removeprefix("sqlite:///")).touch()
+    for _ in range(2):
+        with pytest.raises(StorageDown, match="no search has been started in it yet"):
+            connect(storage_url, create=False)
+
+
+def test_looking_at_a_search_works_without_creating(storage_url: str) -> None:
+    first = connect(storage_url)
+    optuna.create_study(storage=first, study_name="seen")
+    close(first)
+
+    second = connect(storage_url, create=False)
+
+    assert [study.study_name for study in second.get_all_studies()] == ["seen"]
+    close(second)
+
+
+def test_a_database_that_plain_optuna_made_keeps_its_studies(storage_url: str) -> None:
+    plain = optuna.storages.RDBStorage(resolve_url(storage_url))
+    optuna.create_study(storage=plain, study_name="old")
+    close(plain)
+
+    storage = connect(storage_url)
+
+    assert [study.study_name for study in storage.get_all_studies()] == ["old"]
+    close(storage)
+    storage = optuna.storages.RDBStorage(resolve_url(storage_url))  # and plain Optuna still reads it
+    assert [study.study_name for study in storage.get_all_studies()] == ["old"]
+    close(storage)
+
+
+@pytest.mark.parametrize(
+    ("revision", "sentence"),
+    [
+        ("v2.6.0.a", "an older Optuna.*optuna storage upgrade --storage "),
+        ("v9.0.0.a", "a newer Optuna than 5."),
+    ],
+)
+def test_tables_of_another_optuna_say_what_to_run(storage_url: str, revision: str, sentence: str) -> None:
+    storage = connect(storage_url)
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": revision})
+    close(storage)
+
+    with pytest.raises(StorageDown, match=sentence):
+        connect(storage_url)
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("image,label\n" * 1000)
+    with pytest.raises(StorageDown, match=r"file is not a database\. Check that it is a database"):
+        connect(f"sqlite:///{file}")
+    assert file.read_text() == "image,label\n" * 1000
+
+
+def test_sqlite_connections_wait_for_each_other_and_keep_foreign_keys(sqlite_url: str) -> None:
+    storage = connect(sqlite_url)
+    with storage.engine.connect() as connection:
+        settings = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "busy_timeout", "synchronous", "foreign_keys")
+        }
+    close(storage)
+    assert settings == {"journal_mode": "wal", "busy_timeout": 30_000, "synchronous": 1, "foreign_keys": 1}
+
+
+def test_a_transaction_is_done_again_after_the_server_dropped_the_connection(postgres_url: str) -> None:
+    storage = connect(postgres_url)
+    tries: list[int] = []
+
+    def work(session: Session) -> int:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return int(session.execute(text("SELECT 7")).scalar_one())
+
+    assert transact(storage, work) == 7
+    close(storage)
+    assert tries == [0, 1]
+
+
+def test_a_transaction_that_keeps_failing_says_that_the_database_is_down(sqlite_url: str) -> None:
+    storage = connect(sqlite_url)
+
+    def work(session: Session) -> None:
+        session.execute(text("SELECT * FROM nowhere"))
+
+    with pytest.raises(StorageDown, match="no such table: nowhere") as caught:
+        transact(storage, work, patience=0.2)
+    close(storage)
+    assert "OperationalError" not in told(caught.value)
+    assert isinstance(caught.value.__context__, OperationalError)
+
+
+def test_opening_a_database_imports_no_torch() -> None:
+    code = "import search.errors, search.storage, search.ledger, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            StudyNotFound("papr", ["paper", "default"]),
+            "There is no study 'papr'. Did you mean 'paper'? Studies: paper, default.",
+        ),
+        (StudyNotFound("x", []), "There is no study 'x'. The database holds no study yet."),
+        (
+            StudyChanged("mine", ["space.lr.high: 0.01, now 0.1", "pruner: none, now hyperband"]),
+            "Study 'mine' was started with another declaration:\n"
+            "  space.lr.high: 0.01, now 0.1\n"
+            "  pruner: none, now hyperband\n"
+            "Run it with the one it was started with, or give this one a study of its own: --study NAME.",
+        ),
+        (
+            BadDeclaration("my.toml", "space.lr.low", "'a' is not a number."),
+            "my.toml: space.lr.low: 'a' is not a number.",
+        ),
+    ],
+)
+def test_an_error_is_a_sentence_that_says_what_to_do(error: SearchError, sentence: str) -> None:
+    assert str(error) == sentence
+    assert error.exit_code == 2
+
+
+def test_the_optuna_that_the_upgrade_command_needs_is_there() -> None:
+    assert shutil.which("optuna", path=str(Path(sys.executable).parent))
