@@ -35,7 +35,8 @@ def _number(key: str, got: object, allowed: str, *, low: float, high: float, ope
         raise BadParams(key, got, allowed)
 
 
-def _whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
+def whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
+    """Refuse what is not a whole number from low to high, by a `BadParams` that names the key."""
     if not isinstance(got, int) or isinstance(got, bool) or not low <= got <= high:
         raise BadParams(key, got, allowed)
 
@@ -53,7 +54,7 @@ class Step:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _whole("step_size", self.step_size, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
+        whole("step_size", self.step_size, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
         _number("gamma", self.gamma, "a number in (0, 1]", low=0, high=1, open_low=True, open_high=False)
 
 
@@ -66,7 +67,7 @@ class Plateau:
 
     def __post_init__(self) -> None:
         _number("factor", self.factor, "a number in (0, 1)", low=0, high=1, open_low=True, open_high=True)
-        _whole("patience", self.patience, "a whole number of epochs from 0 to 10000", low=0, high=10_000)
+        whole("patience", self.patience, "a whole number of epochs from 0 to 10000", low=0, high=10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Cosine:
     t_max: int = 12  # epochs
 
     def __post_init__(self) -> None:
-        _whole("t_max", self.t_max, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
+        whole("t_max", self.t_max, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
 
 
 Scheduler = Step | Plateau | Cosine
@@ -113,8 +114,8 @@ class Params:
     scheduler: Scheduler = Cosine()
     batch_size: int = 64  # images
     backbone: BackboneName = "resnet10"
-    stem: StemName = "small"
-    image_size: int = 48  # pixels, both sides, after resizing
+    stem: StemName = "standard"
+    image_size: int = 32  # pixels, both sides, after resizing
     augment: AugmentName = "light"
 
     def __post_init__(self) -> None:
@@ -124,10 +125,10 @@ class Params:
         _number("dropout", self.dropout, "a number in [0, 1)", low=0, high=1, open_low=False, open_high=True)
         if not isinstance(self.scheduler, Step | Plateau | Cosine):
             raise BadParams("scheduler", self.scheduler, f"one of {', '.join(SCHEDULERS)}")
-        _whole("batch_size", self.batch_size, "a whole number of images from 1 to 65536", low=1, high=65_536)
+        whole("batch_size", self.batch_size, "a whole number of images from 1 to 65536", low=1, high=65_536)
         _one_of("backbone", self.backbone, BACKBONES)
         _one_of("stem", self.stem, STEMS)
-        _whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+        whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
         _one_of("augment", self.augment, AUGMENTS)
 
     @classmethod
@@ -169,5 +170,7 @@ class Params:
 
 
 SCHEDULER_KEYS: Final[tuple[str, ...]] = tuple(f.name for kind in SCHEDULER_OF.values() for f in fields(kind))
-KEYS: Final[tuple[str, ...]] = (*(f.name for f in fields(Params)), *SCHEDULER_KEYS)
-
+DEFAULTS: Final[Flat] = Params().to_flat() | {
+    f.name: getattr(kind(), f.name) for kind in SCHEDULER_OF.values() for f in fields(kind)
+}
+KEYS: Final[tuple[str, ...]] = tuple(DEFAULTS)

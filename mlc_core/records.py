@@ -21,4 +21,5 @@ class EpochReport:
 class OnEpoch(Protocol):
     """Called once the epoch's checkpoint is on disk; False stops the fit after this epoch."""
 
-    def __call__(self, report: EpochReport, /) -> bool: ...
+    def __call__(self, report: EpochReport, /) -> bool:  # noqa: D102 - the class says it
+        ...

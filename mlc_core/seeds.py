@@ -19,10 +19,11 @@ class Stream(IntEnum):
     AUGMENT = 2
     DROPOUT = 3
     SAMPLER = 4
+    TRIAL = 5
 
 
 def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:
-    """Derive a stream's seed, in [0, 2**63), for one epoch (0: not tied to one).
+    """Derive a stream's seed, in [0, 2**63), for one epoch or one trial (0: not tied to any).
 
     Source: numpy.random.SeedSequence, spawn keys.
     """

@@ -100,9 +100,7 @@ class Ledger:
             raise ValueError(f"a budget is at least 1 trial, not {trials}")
 
         def work(session: Session) -> int:
-            row = insert(BUDGETS).values(
-                study_id=self._study_id, trials=trials, closed=False, created_at=now(session)
-            )
+            row = insert(BUDGETS).values(study_id=self._study_id, trials=trials, closed=False, created_at=now(session))
             return int(session.execute(row.returning(BUDGETS.c.budget_id)).scalar_one())
 
         return self._locked(work)
@@ -141,9 +139,7 @@ class Ledger:
 
         return self._locked(work)
 
-    def claim(
-        self, worker: str, *, budget_id: int | None = None, grace: float = 120.0
-    ) -> Claim | Wait | Done:
+    def claim(self, worker: str, *, budget_id: int | None = None, grace: float = 120.0) -> Claim | Wait | Done:
         """Take the next trial: the lowest-numbered waiting one, else a new one.
 
         Parameters
@@ -160,11 +156,7 @@ class Ledger:
             clock = now(session)
             self._lose(session, CLAIMS.c.beat_at < clock - grace)
             slot = self._free_slot(session, budget_id)
-            return (
-                self._take(session, worker=worker, budget_id=slot, clock=clock)
-                if isinstance(slot, int)
-                else slot
-            )
+            return self._take(session, worker=worker, budget_id=slot, clock=clock) if isinstance(slot, int) else slot
 
         return self._locked(work)
 
@@ -339,23 +331,15 @@ class Ledger:
                 return first
         return None
 
-    def _held(
-        self, session: Session, trial_id: int, worker: str, *, also: TrialState | None = None
-    ) -> Trial | None:
-        where = (
-            (CLAIMS.c.trial_id == trial_id)
-            & (CLAIMS.c.study_id == self._study_id)
-            & (CLAIMS.c.worker == worker)
-        )
+    def _held(self, session: Session, trial_id: int, worker: str, *, also: TrialState | None = None) -> Trial | None:
+        where = (CLAIMS.c.trial_id == trial_id) & (CLAIMS.c.study_id == self._study_id) & (CLAIMS.c.worker == worker)
         if session.execute(select(CLAIMS.c.trial_id).where(where)).first() is None:
             return None
         trial = session.get(models.TrialModel, trial_id, with_for_update=True)
         return trial if trial is not None and trial.state in (TrialState.RUNNING, also) else None
 
     def _lose(self, session: Session, which: ColumnElement[bool]) -> None:
-        where = (
-            (CLAIMS.c.study_id == self._study_id) & (models.TrialModel.state == TrialState.RUNNING) & which
-        )
+        where = (CLAIMS.c.study_id == self._study_id) & (models.TrialModel.state == TrialState.RUNNING) & which
         claims = select(CLAIMS.c.trial_id, CLAIMS.c.worker).join(
             models.TrialModel, models.TrialModel.trial_id == CLAIMS.c.trial_id
         )
@@ -369,9 +353,7 @@ class Ledger:
         row = attribute.find_by_trial_and_key(trial, FAILURE, session)
         earlier = [] if row is None else json.loads(str(row.value_json))
         reasons = [*earlier, reason[:_REASON_LENGTH]]
-        self._storage._set_trial_attr_without_commit(
-            session, attribute, trial.trial_id, FAILURE, reasons[-_REASONS:]
-        )
+        self._storage._set_trial_attr_without_commit(session, attribute, trial.trial_id, FAILURE, reasons[-_REASONS:])
         if (attempts(session, trial.trial_id) or 0) <= self._retries:
             put_back(session, trial, forgive=0)
             return True

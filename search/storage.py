@@ -55,9 +55,7 @@ def resolve_url(option: str | None) -> str:
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise BadStorage(
-            f"The storage URL names {url.drivername}, which mlc-search does not speak. {_EXAMPLES}"
-        )
+        raise BadStorage(f"The storage URL names {url.drivername}, which mlc-search does not speak. {_EXAMPLES}")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise BadStorage(f"A search needs a database file that several processes can open. {_EXAMPLES}")
     return url.set(drivername="sqlite", database=str(Path(url.database).absolute())).render_as_string()
@@ -167,9 +165,7 @@ def _empty(url: str) -> StorageDown:
 
 
 def _down(url: str, error: Exception) -> StorageDown:
-    while isinstance(error, optuna.exceptions.StorageInternalError) and isinstance(
-        error.__cause__, Exception
-    ):
+    while isinstance(error, optuna.exceptions.StorageInternalError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     said = str(error.orig if isinstance(error, DBAPIError) and error.orig else error)
     reason = " ".join(said.split()).rstrip(".") or type(error).__name__
@@ -225,9 +221,7 @@ def _begin_immediate(connection: Connection) -> None:
 def _on_sqlite_connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
     connection.isolation_level = None  # sqlite3 begins nothing by itself; `_begin_immediate` does
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(
-        "PRAGMA synchronous = NORMAL"
-    )  # in WAL: a power cut loses the last trials, damages nothing
+    connection.execute("PRAGMA synchronous = NORMAL")  # in WAL: a power cut loses the last trials, damages nothing
     # Changing the mode needs the file alone and does not wait for it, so fresh databases need another try.
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
@@ -282,6 +276,4 @@ def _other_version(url: str, *, known: bool) -> StorageDown:
         hint = f"Stop everything that uses it, then run: optuna storage upgrade --storage {redacted(url)}"
         return StorageDown(redacted(url), "its tables were made by an older Optuna", hint)
     hint = "Install the newest mlc-search, or name another database with --storage."
-    return StorageDown(
-        redacted(url), f"its tables were made by a newer Optuna than {optuna.__version__}", hint
-    )
+    return StorageDown(redacted(url), f"its tables were made by a newer Optuna than {optuna.__version__}", hint)

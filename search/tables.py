@@ -89,9 +89,7 @@ def now(session: Session) -> float:
     if session.get_bind().dialect.name == "sqlite":
         return float(session.execute(select((func.julianday("now") - 2440587.5) * 86400.0)).scalar_one())
     # now() would be the time before the transaction waited for its lock.
-    return float(
-        session.execute(select(extract("epoch", func.clock_timestamp()).cast(Float(53)))).scalar_one()
-    )
+    return float(session.execute(select(extract("epoch", func.clock_timestamp()).cast(Float(53)))).scalar_one())
 
 
 def states(session: Session, budget_id: int) -> dict[TrialState, int]:
@@ -104,9 +102,7 @@ def states(session: Session, budget_id: int) -> dict[TrialState, int]:
 
 def attempts(session: Session, trial_id: int) -> int | None:
     """Read how often the trial was claimed; None if never."""
-    return session.execute(
-        select(CLAIMS.c.attempts).where(CLAIMS.c.trial_id == trial_id)
-    ).scalar_one_or_none()
+    return session.execute(select(CLAIMS.c.attempts).where(CLAIMS.c.trial_id == trial_id)).scalar_one_or_none()
 
 
 def put_back(session: Session, trial: Trial, *, forgive: int) -> None:

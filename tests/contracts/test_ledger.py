@@ -147,9 +147,7 @@ def test_forty_trials_asked_are_forty_trials_finished_and_none_is_run_twice(
     assert {run.outcome for run in runs} == {"raised", "pruned", "complete"}
     check_log_against_study(runs, here.study)
     failed = sum(t.state == TrialState.FAIL for t in here.study.trials)
-    assert (
-        failed >= 3
-    )  # numbers 7, 18 and 29 always raise: three attempts each, then others take their places
+    assert failed >= 3  # numbers 7, 18 and 29 always raise: three attempts each, then others take their places
     assert all(len(t.user_attrs["failure"]) == 3 for t in here.study.get_trials(states=(TrialState.FAIL,)))
     assert here.ledger.remaining(budget_id) == Progress(
         asked=40, finished=40, running=0, failed=failed, waiting=0, closed=True
@@ -168,9 +166,7 @@ def work_in_rounds(rank: int, together: Together, url: str, log: Path) -> None:
             together()  # nobody asks for more while another still works on this round
 
 
-def test_twenty_budgets_in_a_row_are_each_exact(
-    storage_url: str, here: Bench, crew: Crew, tmp_path: Path
-) -> None:
+def test_twenty_budgets_in_a_row_are_each_exact(storage_url: str, here: Bench, crew: Crew, tmp_path: Path) -> None:
     crew.run(4, work_in_rounds, storage_url, tmp_path / "log")
 
     runs = read(tmp_path / "log")
@@ -224,10 +220,7 @@ def test_a_killed_workers_trial_is_claimed_again_exactly_once_with_its_parameter
 def enqueue_five(rank: int, together: Together, url: str) -> list[int | None]:  # noqa: ARG001 - all alike
     with bench(url) as opened:
         together()
-        return [
-            opened.ledger.enqueue(f"paper/{k}", params={"x": k / 10}, user_attrs={"paper": k})
-            for k in range(5)
-        ]
+        return [opened.ledger.enqueue(f"paper/{k}", params={"x": k / 10}, user_attrs={"paper": k}) for k in range(5)]
 
 
 def test_processes_that_enqueue_the_same_five_keys_at_once_make_five_trials(

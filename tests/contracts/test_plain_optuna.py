@@ -29,9 +29,7 @@ def optimize_in_step(rank: int, together: Together, url: str) -> None:
     """Three trials in step with the others, as trials of equal length are; then as Optuna likes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = RDBStorage(url)
-    study = optuna.load_study(
-        storage=storage, study_name=NAME, sampler=optuna.samplers.RandomSampler(seed=rank)
-    )
+    study = optuna.load_study(storage=storage, study_name=NAME, sampler=optuna.samplers.RandomSampler(seed=rank))
     calls = iter(range(3))
 
     def objective(trial: optuna.Trial) -> float:

@@ -1,0 +1,88 @@
+"""What a data set is once it is read: uint8 images and multi-hot labels in three splits, checked.
+
+Not here: how images come to be (digits.py); what training does to them (augment.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlc_core.errors import BadData
+
+Uint8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels.
+
+    Attributes
+    ----------
+    images : (n, 3, height, width), uint8, RGB
+    labels : (n, classes), uint8, 0 or 1
+    """
+
+    images: Uint8
+    labels: Uint8
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != np.uint8:
+            raise BadData(
+                f"images: {self.images.dtype} of shape {self.images.shape} is not uint8 of shape (n, 3, height, width)."
+            )
+        if self.labels.ndim != 2 or self.labels.dtype != np.uint8:
+            raise BadData(
+                f"labels: {self.labels.dtype} of shape {self.labels.shape} is not uint8 of shape (n, classes)."
+            )
+        if len(self.images) != len(self.labels):
+            raise BadData(f"{len(self.images)} images have {len(self.labels)} rows of labels; give one row an image.")
+        if len(self.images) == 0:
+            raise BadData("A split holds no image; training, validation and test each need at least one.")
+        if self.labels.max() > 1:
+            raise BadData(f"labels hold the value {self.labels.max()}; a label is 0 or 1.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits over the same classes.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        Names, in the order of the label columns.
+    fingerprint : str
+        Equal for equal images, labels and splits; a checkpoint or a worker with another one is refused.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            columns = getattr(self, name).labels.shape[1]
+            if columns != len(self.classes):
+                raise BadData(f"{self.name}: {name} has {columns} label columns for {len(self.classes)} classes.")
+
+    @cached_property
+    def channel_stats(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and standard deviation a channel over the training images, (3,) each, in units of [0, 255]."""
+        images = self.train.images
+        # Counts are exact integers, so the result does not depend on how a reduction is split over threads.
+        counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(3)])
+        levels = np.arange(256)
+        pixels = counts.sum(axis=1)
+        mean = (counts @ levels) / pixels
+        variance = (counts @ levels**2) / pixels - mean**2
+        return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)

@@ -1,0 +1,240 @@
+"""``fit`` and the epoch loop; nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from mlc_core import checkpoint as checkpoints
+from mlc_core import optimize
+from mlc_core.data.augment import augment, normalize
+from mlc_core.data.dataset import Dataset, Split
+from mlc_core.data.digits import digits
+from mlc_core.device import Compute, autocast, choose, computing
+from mlc_core.errors import Diverged
+from mlc_core.model import Classifier, build
+from mlc_core.params import Flat, Params, whole
+from mlc_core.records import EpochReport, OnEpoch
+from mlc_core.seeds import Stream, stream_seed
+
+log = logging.getLogger(__name__)
+
+EPOCHS: Final = 12  # of a fit that is not told
+RUNAWAY: Final = 10 * math.log(2)  # nats; ten times the loss of a coin's guess
+EVAL_BATCH: Final = 500  # images
+
+
+def fit(
+    params: Params | Flat,
+    data: Dataset | None = None,
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+) -> float:
+    """Train one multi-label ResNet and return its best validation loss.
+
+    Parameters
+    ----------
+    params : Params or mapping
+        What ``Params.from_flat`` takes, ``study.best_params`` among it; absent keys keep their defaults.
+    data : Dataset, optional
+        The embedded digit scenes by default.
+    seed : int
+        Same data, params, seed, threads and machine give the same bits.
+    epochs : int
+        Full length of the training.
+    device, precision, threads
+        As ``mlc_core.device.choose`` takes them.
+    on_epoch : OnEpoch, optional
+        Called after each epoch, once its checkpoint is on disk; returning False ends the fit. A fit that goes
+        on from a checkpoint calls it first for the epochs already done, so that no report can be lost.
+    checkpoint : Path, optional
+        A folder for the state of the last epoch and the weights of the best one. If it holds a state of this
+        very fit, training goes on from there, to the same bits as without the interruption.
+
+    Returns
+    -------
+    float
+        Lowest validation loss over the epochs done: mean binary cross-entropy over image-label pairs, in nats,
+        whatever loss trains.
+
+    Raises
+    ------
+    BadParams, BadData, BadCheckpoint, NoDevice
+        Before any training.
+    Diverged
+        If the loss becomes NaN or infinite or runs away; the last good checkpoint stays.
+    """
+    chosen = params if isinstance(params, Params) else Params.from_flat(params)
+    whole("epochs", epochs, "a whole number from 1 to 100000", low=1, high=100_000)
+    whole("seed", seed, "a whole number from 0 to 2**63 - 1", low=0, high=2**63 - 1)
+    dataset = digits() if data is None else data
+    compute = choose(device=device, precision=precision, threads=threads)
+    cuda = [torch.device(compute.device)] if compute.device.startswith("cuda") else []
+    best = math.inf
+    with computing(compute), torch.random.fork_rng(devices=cuda):
+        for report in _epochs(chosen, dataset, compute, seed=seed, epochs=epochs, checkpoint=checkpoint):
+            best = min(best, report.val_loss)
+            if on_epoch is not None and not on_epoch(report):
+                break
+    return best
+
+
+def _epochs(
+    params: Params, data: Dataset, compute: Compute, *, seed: int, epochs: int, checkpoint: Path | None
+) -> Iterator[EpochReport]:
+    """Yield the reports of the epochs already done, then train the others one by one."""
+    device = torch.device(compute.device)
+    identity = checkpoints.Identity(
+        params=params.to_flat(), seed=seed, epochs=epochs, data=data.fingerprint, precision=compute.precision
+    )
+    model = build(
+        backbone=params.backbone,
+        stem=params.stem,
+        dropout=params.dropout,
+        classes=len(data.classes),
+        seed=stream_seed(seed, Stream.INIT),
+    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = optimize.optimizer(params, model.parameters())
+    scheduler = optimize.scheduler(params, optimizer)
+    reports: tuple[EpochReport, ...] = ()
+    if checkpoint is not None and (state := checkpoints.read(checkpoint, identity, device=device)) is not None:
+        model.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+        scheduler.load_state_dict(state.scheduler)
+        reports = state.reports
+        yield from reports
+    train, val = _Images(data, data.train, params, device), _Images(data, data.val, params, device)
+    for epoch in range(len(reports) + 1, epochs + 1):
+        start, lr = time.perf_counter(), optimize.current_lr(optimizer)
+        train_loss = _train(model, optimizer, train, compute, params, seed=seed, epoch=epoch)
+        val_loss = _evaluate(model, val, compute)
+        _check(epoch, train_loss, val_loss)
+        optimize.step(scheduler, val_loss=val_loss)
+        seconds = time.perf_counter() - start
+        report = EpochReport(epoch, epochs, train_loss, val_loss, lr, seconds)
+        better = all(val_loss < earlier.val_loss for earlier in reports)
+        reports = (*reports, report)
+        if checkpoint is not None:
+            if better:
+                checkpoints.write_best(checkpoint, model.state_dict(), _card(params, data, report))
+            state = checkpoints.State(
+                reports=reports,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                scheduler=scheduler.state_dict(),
+            )
+            checkpoints.write(checkpoint, identity, state)
+        yield report
+
+
+class _Images:
+    """One split, ready to be taken in batches on the compute device."""
+
+    def __init__(self, data: Dataset, split: Split, params: Params, device: torch.device) -> None:
+        mean, std = data.channel_stats
+        self.mean = torch.from_numpy(mean).to(device)[None, :, None, None]
+        self.std = torch.from_numpy(std).to(device)[None, :, None, None]
+        self.size, self.device = params.image_size, device
+        self.images, self.labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+        if device.type == "cuda" and self.images.nbytes < torch.cuda.mem_get_info(device)[0] // 3:
+            self.images = self.images.to(device)  # once, instead of every batch over the bus
+        self.labels = self.labels.to(device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalized images (n, 3, size, size), float32, channels_last, and labels (n, classes), float32."""
+        images = self.images[index.to(self.images.device)]
+        if images.device != self.device:
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        batch = normalize(images, mean=self.mean, std=self.std, size=self.size)
+        return batch, self.labels[index.to(self.device)]
+
+
+def _train(
+    model: Classifier,
+    optimizer: Optimizer,
+    images: _Images,
+    compute: Compute,
+    params: Params,
+    *,
+    seed: int,
+    epoch: int,
+) -> float:
+    """One pass over the training images; the mean loss over image-label pairs, nats."""
+    torch.manual_seed(stream_seed(seed, Stream.DROPOUT, epoch))  # dropout can only draw from the global generator
+    order = torch.randperm(len(images), generator=_generator(seed, Stream.SHUFFLE, epoch))
+    variation = _generator(seed, Stream.AUGMENT, epoch)
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    seen = 0
+    model.train()
+    for index in torch.split(order, params.batch_size):
+        if len(index) == 1:
+            continue  # batch normalization has no variance to estimate from one image of one pixel
+        batch, labels = images.take(index)
+        batch = augment(batch, params.augment, generator=variation)
+        with autocast(compute):
+            logits = model(batch)
+        loss = functional.binary_cross_entropy_with_logits(logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += loss.detach() * len(index)  # stays on the device: reading it would wait for the step
+        seen += len(index)
+    return float(total) / seen if seen else math.nan
+
+
+@torch.inference_mode()
+def _evaluate(model: Classifier, images: _Images, compute: Compute) -> float:
+    """Mean BCE over image-label pairs, nats, summed in double precision."""
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    for index in torch.split(torch.arange(len(images)), EVAL_BATCH):
+        batch, labels = images.take(index)
+        with autocast(compute):
+            logits = model(batch)
+        total += functional.binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="sum")
+    return float(total) / images.labels.numel()
+
+
+def _generator(seed: int, stream: Stream, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(stream_seed(seed, stream, epoch))
+
+
+def _check(epoch: int, train_loss: float, val_loss: float) -> None:
+    for name, loss in (("training", train_loss), ("validation", val_loss)):
+        if not math.isfinite(loss):
+            raise Diverged(epoch, f"the {name} loss is {loss}")
+    if train_loss > RUNAWAY:
+        raise Diverged(epoch, f"the training loss ran away to {train_loss:.3g}")
+
+
+def _card(params: Params, data: Dataset, report: EpochReport) -> dict[str, str]:
+    """Write down what must travel inside the weights' file for them to be of use."""
+    mean, std = data.channel_stats
+    return {
+        "params": json.dumps(params.to_flat()),
+        "classes": json.dumps(data.classes),
+        "mean": json.dumps(mean.tolist()),
+        "std": json.dumps(std.tolist()),
+        "epoch": str(report.epoch),
+        "val_loss": repr(report.val_loss),
+        "data": data.fingerprint,
+    }
