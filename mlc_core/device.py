@@ -92,7 +92,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise NoDevice(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N.") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or str(device) != name:  # torch reads cuda:256 as cuda:0
         raise NoDevice(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N.")
     if device.type == "cuda":
         count = torch.cuda.device_count()
@@ -107,9 +107,10 @@ def _fastest(device: torch.device, threads: int) -> Precision:
     path = cache_dir() / "precision.json"
     key = f"{_processor(device)} | torch {torch.__version__} | {threads} threads"
     try:
-        known: dict[str, Precision] = json.loads(path.read_text())
+        read = json.loads(path.read_text())
     except (OSError, ValueError):
-        known = {}
+        read = None
+    known: dict[str, Precision] = read if isinstance(read, dict) else {}
     if known.get(key) not in PRECISIONS:
         seconds = {p: _step_seconds(Compute(device=str(device), precision=p, threads=threads)) for p in PRECISIONS}
         known[key] = "bf16" if seconds["fp32"] > GAIN * seconds["bf16"] else "fp32"

@@ -32,11 +32,13 @@ class BadParams(MlcError):
         The parameter's name, as in a flat mapping.
     got : object
         The value that was given.
+    allowed, hint : str
+        What is allowed, as half a sentence, and what may have been meant.
     """
 
     def __init__(self, key: str, got: object, allowed: str, hint: str = "") -> None:
         super().__init__(f"{key}: {got!r} is not {allowed}.{hint}")
-        self.key, self.got, self.allowed = key, got, allowed
+        self.key, self.got, self.allowed, self.hint = key, got, allowed, hint
 
 
 class BadData(MlcError):

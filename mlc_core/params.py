@@ -125,7 +125,8 @@ class Params:
         _number("dropout", self.dropout, "a number in [0, 1)", low=0, high=1, open_low=False, open_high=True)
         if not isinstance(self.scheduler, Step | Plateau | Cosine):
             raise BadParams("scheduler", self.scheduler, f"one of {', '.join(SCHEDULERS)}")
-        whole("batch_size", self.batch_size, "a whole number of images from 1 to 65536", low=1, high=65_536)
+        # One image has no variance that batch normalization could estimate.
+        whole("batch_size", self.batch_size, "a whole number of images from 2 to 65536", low=2, high=65_536)
         _one_of("backbone", self.backbone, BACKBONES)
         _one_of("stem", self.stem, STEMS)
         whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)

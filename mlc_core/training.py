@@ -162,7 +162,7 @@ class _Images:
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalized images (n, 3, size, size), float32, channels_last, and labels (n, classes), float32."""
         images = self.images[index.to(self.images.device)]
-        if images.device != self.device:
+        if images.device.type != self.device.type:  # "cuda" and "cuda:0" are one device, but not equal
             images = images.pin_memory().to(self.device, non_blocking=True)
         batch = normalize(images, mean=self.mean, std=self.std, size=self.size)
         return batch, self.labels[index.to(self.device)]

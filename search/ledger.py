@@ -276,6 +276,26 @@ class Ledger:
 
         return self._locked(work)
 
+    def remember(self, key: str, value: str) -> str:
+        """Give the study a user attribute unless it has it; whoever comes first decides for all.
+
+        Returns
+        -------
+        str
+            What the study holds now.
+        """
+        attribute = models.StudyUserAttributeModel
+
+        def work(session: Session) -> str:
+            rows = select(attribute).filter_by(study_id=self._study_id, key=key)
+            row = session.execute(rows).scalar_one_or_none()
+            if row is None:
+                session.add(attribute(study_id=self._study_id, key=key, value_json=json.dumps(value)))
+                return value
+            return str(json.loads(str(row.value_json)))
+
+        return self._locked(work)
+
     def _locked(self, work: Callable[[Session], _T]) -> _T:
         study = models.StudyModel
 

@@ -128,13 +128,30 @@ def transact(storage: RDBStorage, work: Callable[[Session], _T], *, patience: fl
     StorageDown
         It still fails after `patience` seconds.
     """
+
+    def whole() -> _T:
+        with Session(storage.engine) as session, session.begin():
+            return work(session)
+
+    return patiently(storage, whole, patience=patience)
+
+
+def patiently(storage: RDBStorage, work: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
+    """Do the work, again while the database fails; it must be something that may happen twice.
+
+    Optuna itself gives up reports and attributes at the first failure.
+
+    Raises
+    ------
+    StorageDown
+        It still fails after `patience` seconds.
+    """
     deadline = time.monotonic() + patience
     pause = 0.05
     while True:
         try:
-            with Session(storage.engine) as session, session.begin():
-                return work(session)
-        except (OperationalError, InterfaceError) as error:
+            return work()
+        except (OperationalError, InterfaceError, optuna.exceptions.StorageInternalError) as error:
             if time.monotonic() + pause > deadline:
                 raise _down(storage.url, error) from None
         time.sleep(pause)

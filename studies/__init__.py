@@ -1,1 +1,1 @@
-"""How to write a study: see default.toml, which says what each key means."""
+"""Study declarations as TOML, no logic: default.toml shows how to write one, paper.toml holds the documented trials."""

@@ -38,6 +38,11 @@ class Split:
             raise BadData(
                 f"labels: {self.labels.dtype} of shape {self.labels.shape} is not uint8 of shape (n, classes)."
             )
+        if 0 in self.images.shape[2:] or self.labels.shape[1] == 0:
+            raise BadData(
+                f"Images of shape {self.images.shape} with labels of shape {self.labels.shape} hold no pixel or no "
+                "class."
+            )
         if len(self.images) != len(self.labels):
             raise BadData(f"{len(self.images)} images have {len(self.labels)} rows of labels; give one row an image.")
         if len(self.images) == 0:
@@ -74,6 +79,8 @@ class Dataset:
             columns = getattr(self, name).labels.shape[1]
             if columns != len(self.classes):
                 raise BadData(f"{self.name}: {name} has {columns} label columns for {len(self.classes)} classes.")
+        if len(self.train) == 1:
+            raise BadData(f"{self.name}: one training image has no variance to normalize by; give at least two.")
 
     @cached_property
     def channel_stats(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,0 +1,114 @@
+"""The files of a study: checkpoints of what runs, weights of its best trials. A folder, also Optuna's artifact store.
+
+Layout: ``checkpoints/STUDY/NUMBER/`` while a trial runs; afterwards its weights under their artifact's id, so that
+the dashboard lists and serves them. Not here: what a checkpoint holds (mlc_core).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import delete, make_url
+
+from search.errors import BadStorage
+from search.storage import resolve_url, transact
+from search.study import Study
+
+VARIABLE: Final = "MLC_ARTIFACTS"
+WEIGHTS: Final = "best.safetensors"  # as mlc_core names it in a checkpoint folder
+_PREFIX: Final = "artifacts:"  # of the attribute in which Optuna notes an artifact
+
+log = logging.getLogger(__name__)
+
+
+def artifacts_folder(option: Path | None, storage_url: str) -> Path:
+    """Find the folder: the option, else MLC_ARTIFACTS, else mlc-search-artifacts beside the SQLite file, else here.
+
+    Raises
+    ------
+    BadStorage
+        It cannot be made.
+    """
+    parsed = make_url(resolve_url(storage_url))
+    beside = Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
+    chosen = option or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else beside / "mlc-search-artifacts")
+    try:
+        chosen.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "Name another with --artifacts."
+        raise BadStorage(f"The artifact folder {chosen} cannot be made: {error.strerror}. {hint}") from None
+    return chosen.absolute()
+
+
+def checkpoint_folder(root: Path, study: Study, number: int) -> Path:
+    """Where the trial's fit keeps its state."""
+    return root / "checkpoints" / study.identity / str(number)
+
+
+def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
+    """Make the weights in a checkpoint folder an artifact of the trial, which must be running still."""
+    store, storage = FileSystemArtifactStore(root), study.optuna._storage
+    trial = storage.get_trial(trial_id)
+    for earlier in weights_of(trial):
+        _remove(store, earlier)  # an attempt that died after this and before it finished
+        _forget(study, trial_id)
+    upload_artifact(artifact_store=store, file_path=str(folder / WEIGHTS), study_or_trial=trial, storage=storage)
+
+
+def keep_only_best(root: Path, study: Study) -> None:
+    """Remove the weights of all complete trials but the best; how many those are, the declaration says."""
+    complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(complete, key=lambda trial: (trial.value, trial.number))
+    store = FileSystemArtifactStore(root)
+    for trial in ranked[study.declaration.keep :]:
+        for artifact in weights_of(trial):
+            _remove(store, artifact)
+            _forget(study, trial._trial_id)
+
+
+def weights_of(trial: FrozenTrial) -> list[str]:
+    """Ids of the trial's artifacts; each is a file's name in the folder."""
+    return [key.removeprefix(_PREFIX) for key in trial.system_attrs if key.startswith(_PREFIX)]
+
+
+def clear(root: Path, study: Study, number: int) -> None:
+    """Remove a trial's checkpoints, as when it has finished."""
+    shutil.rmtree(checkpoint_folder(root, study, number), ignore_errors=True)
+
+
+def sweep(root: Path, study: Study) -> None:
+    """Remove the checkpoints of trials that have finished, which a killed worker left."""
+    for trial in study.optuna.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            clear(root, study, trial.number)
+
+
+def remove_all(root: Path, study: Study) -> None:
+    """Remove every file of the study, as before it is deleted."""
+    store = FileSystemArtifactStore(root)
+    for trial in study.optuna.get_trials(deepcopy=False):
+        for artifact in weights_of(trial):
+            _remove(store, artifact)
+    shutil.rmtree(root / "checkpoints" / study.identity, ignore_errors=True)
+
+
+def _remove(store: FileSystemArtifactStore, artifact: str) -> None:
+    try:
+        store.remove(artifact)
+    except ArtifactNotFound:
+        log.info("artifact %s was removed already", artifact)
+
+
+def _forget(study: Study, trial_id: int) -> None:
+    # Optuna changes no attribute of a finished trial, but a link to a file that is gone helps nobody.
+    attribute = models.TrialSystemAttributeModel
+    where = (attribute.trial_id == trial_id) & attribute.key.startswith(_PREFIX)
+    transact(study.storage, lambda session: session.execute(delete(attribute).where(where)))

@@ -1,0 +1,321 @@
+"""A study as a person writes it: TOML in, a checked Declaration out, and what differs between two.
+
+Not here: how a trial draws from the space (space.py), how Optuna's sampler and pruner are made (strategy.py).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, cast
+
+from mlc_core import DEFAULTS, SCHEDULER_OF, SCHEDULERS, BadParams, Params, SchedulerName, Value, did_you_mean
+from search.errors import BadDeclaration
+from search.options import PRUNERS, SAMPLERS, Pruner, Sampler
+
+BUILT_IN: Final = ("default",)  # studies that travel with the package
+Table = Mapping[str, Any]  # one TOML table
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several values."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from low to high, both included; whole ones where the parameter is whole."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+Domain = Choice | Range
+
+
+_WHOLE: Final = {  # key at the top: default, smallest, largest
+    "epochs": (12, 1, 100_000),
+    "seed": (0, 0, 2**63 - 1),
+    "threads": (1, 1, 1024),
+    "retries": (2, 0, 100),
+    "keep": (5, 1, 10_000),
+}
+_NAME: Final = r"\w[\w .-]{0,199}"
+_TABLES: Final = ("sampler", "pruner", "space", "fixed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A checked study declaration."""
+
+    name: str
+    epochs: int  # full length of a trial
+    seed: int
+    threads: int  # CPU threads of one trial
+    retries: int  # of a trial that failed or was lost
+    keep: int  # how many of the best trials keep their weights
+    sampler: Sampler
+    pruner: Pruner
+    space: Mapping[str, Domain]  # what every trial draws, "scheduler" included unless fixed
+    branches: Mapping[SchedulerName, Mapping[str, Domain]]  # what a scheduler draws besides
+    fixed: Mapping[str, Value]
+
+    def to_table(self) -> dict[str, Any]:
+        """Spell it as TOML would, every default written out; `from_table` takes it back."""
+        space: dict[str, Any] = {key: _domain_table(domain) for key, domain in self.space.items()}
+        if self.branches:
+            space["scheduler"] = {
+                name: {key: _domain_table(domain) for key, domain in branch.items()}
+                for name, branch in self.branches.items()
+            }
+        return {
+            "name": self.name,
+            **{key: getattr(self, key) for key in _WHOLE},
+            "sampler": {"name": _name_of(self.sampler, SAMPLERS), **asdict(self.sampler)},
+            "pruner": {"name": _name_of(self.pruner, PRUNERS), **asdict(self.pruner)},
+            "space": space,
+            "fixed": dict(self.fixed),
+        }
+
+
+def read(path: Path, *, overrides: Mapping[str, int] | None = None) -> Declaration:
+    """Read a user's own TOML file.
+
+    Parameters
+    ----------
+    path : Path
+    overrides : mapping, optional
+        Values from the command line that win over the file's, such as ``{"epochs": 3}``.
+
+    Raises
+    ------
+    BadDeclaration
+        The file cannot be read or a key of it is wrong.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadDeclaration(str(path), "file", f"it cannot be read: {error.strerror}.") from None
+    return _parse(content, where=str(path), name=path.stem, overrides=overrides or {})
+
+
+def built_in(name: str, *, overrides: Mapping[str, int] | None = None) -> Declaration:
+    """Read a declaration that travels with the package, one of BUILT_IN."""
+    content = (files("studies") / f"{name}.toml").read_bytes()
+    return _parse(content, where=f"{name}.toml", name=name, overrides=overrides or {})
+
+
+def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
+    """Check every key of a parsed TOML document.
+
+    Parameters
+    ----------
+    where : str
+        What an error names as the place.
+    name : str
+        The study's name if the document does not say one.
+
+    Raises
+    ------
+    BadDeclaration
+        Naming the key, the value and what is allowed.
+    """
+    _known(table, ("name", *_WHOLE, *_TABLES), where=where, prefix="")
+    for key in _TABLES:
+        if not isinstance(table.get(key, {}), Mapping):
+            raise BadDeclaration(where, key, f"{table[key]!r} is not a table: write [{key}].")
+    called = table.get("name", name)
+    if not isinstance(called, str) or not re.fullmatch(_NAME, called) or called.endswith(".toml"):
+        problem = (
+            f"{called!r} is not a name of 1 to 200 letters, digits, spaces, '.', '_' and '-', .toml not at the end."
+        )
+        raise BadDeclaration(where, "name", problem)
+    numbers = {
+        key: cast("int", _number(table.get(key, default), whole=True, low=low, high=high, where=where, key=key))
+        for key, (default, low, high) in _WHOLE.items()
+    }
+    sampler = cast("Sampler", _named(table.get("sampler", {}), SAMPLERS, "tpe", where=where, key="sampler"))
+    pruner = cast("Pruner", _named(table.get("pruner", {}), PRUNERS, "hyperband", where=where, key="pruner"))
+    first = getattr(pruner, "min_resource", 1)
+    if first > numbers["epochs"]:
+        problem = f"{first} is more than the {numbers['epochs']} epochs of a trial."
+        raise BadDeclaration(where, "pruner.min_resource", problem)
+    space, branches = _space(table.get("space", {}), where=where)
+    fixed = _fixed(table.get("fixed", {}), space, branches, where=where)
+    return Declaration(
+        name=called, sampler=sampler, pruner=pruner, space=space, branches=branches, fixed=fixed, **numbers
+    )
+
+
+def differences(before: Declaration, now: Declaration) -> list[str]:
+    """One line for each key that differs, as ``space.lr.high: 0.01, now 0.1``; the name does not count."""
+    old, new = _flatten(before.to_table()), _flatten(now.to_table())
+    keys = [*old, *(key for key in new if key not in old)]
+    absent = "absent"
+    return [
+        f"{key}: {old.get(key, absent)}, now {new.get(key, absent)}"
+        for key in keys
+        if key != "name" and old.get(key, absent) != new.get(key, absent)
+    ]
+
+
+def _parse(content: bytes, *, where: str, name: str, overrides: Mapping[str, int]) -> Declaration:
+    try:
+        table = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadDeclaration(where, "file", f"it is not valid TOML: {error}.") from None
+    return from_table({**table, **overrides}, where=where, name=name)
+
+
+def _space(table: Table, *, where: str) -> tuple[dict[str, Domain], dict[SchedulerName, dict[str, Domain]]]:
+    space: dict[str, Domain] = {}
+    branches: dict[SchedulerName, dict[str, Domain]] = {}
+    shared = tuple(key for key in Params().to_flat() if key not in _owners())
+    _known(table, shared, where=where, prefix="space.")
+    for key, written in table.items():
+        if key != "scheduler":
+            space[key] = _domain(key, written, where=where, at=f"space.{key}")
+    schedulers = table.get("scheduler", {})
+    if not isinstance(schedulers, Mapping):
+        problem = f"{schedulers!r} is not a table: write [space.scheduler.step] and so on, one a scheduler."
+        raise BadDeclaration(where, "space.scheduler", problem)
+    _known(schedulers, SCHEDULERS, where=where, prefix="space.scheduler.")
+    for name, branch in schedulers.items():
+        own = [field.name for field in fields(SCHEDULER_OF[cast("SchedulerName", name)])]
+        at = f"space.scheduler.{name}"
+        if not isinstance(branch, Mapping):
+            raise BadDeclaration(where, at, f"{branch!r} is not a table: write [{at}].")
+        _known(branch, own, where=where, prefix=f"{at}.")
+        branches[name] = {key: _domain(key, branch[key], where=where, at=f"{at}.{key}") for key in branch}
+    if branches:
+        space["scheduler"] = Choice(tuple(branches))
+    return space, branches
+
+
+def _fixed(
+    table: Table, space: Mapping[str, Domain], branches: Mapping[SchedulerName, Mapping[str, Domain]], *, where: str
+) -> dict[str, Value]:
+    for key, value in table.items():
+        if key in space or any(key in branch for branch in branches.values()):
+            raise BadDeclaration(where, f"fixed.{key}", "it is in [space] too; leave it in one of the two.")
+        if key in _owners() and table.get("scheduler") != _owners()[key]:
+            problem = f"it belongs to the {_owners()[key]} scheduler, which [fixed] does not name."
+            raise BadDeclaration(where, f"fixed.{key}", problem)
+        _allowed(key, value, where=where, at=f"fixed.{key}")
+    return dict(table)
+
+
+def _domain(key: str, written: object, *, where: str, at: str) -> Domain:
+    match written:
+        case [*values] if values:
+            for position, value in enumerate(values):
+                _allowed(key, value, where=where, at=f"{at}[{position}]")
+            if len(set(values)) < len(values):
+                raise BadDeclaration(where, at, f"{values!r} names a choice twice.")
+            return Choice(tuple(cast("list[Value]", values)))
+        case {"low": _, "high": _} if not isinstance(DEFAULTS[key], str):
+            return _range(key, cast("Table", written), where=where, at=at)
+        case _:
+            wanted = "a list of choices"
+            if not isinstance(DEFAULTS[key], str):
+                wanted += " or a range such as { low = 1, high = 2 }"
+            raise BadDeclaration(where, at, f"{written!r} is not {wanted}. A constant belongs to [fixed].")
+
+
+def _range(key: str, table: Table, *, where: str, at: str) -> Range:
+    _known(table, [field.name for field in fields(Range)], where=where, prefix=f"{at}.")
+    whole = isinstance(DEFAULTS[key], int)
+    for end in ("low", "high"):
+        _allowed(key, table[end], where=where, at=f"{at}.{end}")
+    low, high, log, step = table["low"], table["high"], table.get("log", False), table.get("step")
+    if low > high:
+        raise BadDeclaration(where, f"{at}.low", f"{low!r} is above high, {high!r}.")
+    if not isinstance(log, bool):
+        raise BadDeclaration(where, f"{at}.log", f"{log!r} is not true or false.")
+    if log and low <= 0:
+        raise BadDeclaration(where, f"{at}.low", f"{low!r} is not above 0, as log = true needs.")
+    if step is None:
+        return Range(low, high, log)
+    if log:
+        raise BadDeclaration(where, f"{at}.step", "a range has a step or log = true, not both.")
+    _number(step, whole=whole, low=1 if whole else 1e-12, high=1e9, where=where, key=f"{at}.step")
+    return Range(low, high, log, step)
+
+
+def _domain_table(domain: Domain) -> object:
+    match domain:
+        case Choice(values=values):
+            return list(values)
+        case Range(step=None):
+            return {"low": domain.low, "high": domain.high, "log": domain.log}
+        case Range():
+            return asdict(domain)
+
+
+def _named(table: Table, kinds: Mapping[str, type[Any]], default: str, *, where: str, key: str) -> object:
+    name = table.get("name", default)
+    if name not in kinds:
+        problem = f"{name!r} is not one of {', '.join(kinds)}.{did_you_mean(name, kinds)}"
+        raise BadDeclaration(where, f"{key}.name", problem)
+    options = {field.name: field for field in fields(kinds[name])}
+    _known(table, ("name", *options), where=where, prefix=f"{key}.")
+    for option, value in table.items():
+        if option == "name":
+            continue
+        whole, flag = options[option].type == "int", options[option].type == "bool"
+        if flag:
+            if not isinstance(value, bool):
+                raise BadDeclaration(where, f"{key}.{option}", f"{value!r} is not true or false.")
+            continue
+        bounds = options[option].metadata
+        _number(value, whole=whole, low=bounds["low"], high=bounds["high"], where=where, key=f"{key}.{option}")
+    return kinds[name](**{option: value for option, value in table.items() if option != "name"})
+
+
+def _number(got: object, *, whole: bool, low: float, high: float, where: str, key: str) -> int | float:
+    kinds = int if whole else int | float
+    if not isinstance(got, kinds) or isinstance(got, bool) or not low <= got <= high:
+        kind = "whole number" if whole else "number"
+        raise BadDeclaration(where, key, f"{got!r} is not a {kind} from {low} to {high}.")
+    return got
+
+
+def _allowed(key: str, value: object, *, where: str, at: str) -> None:
+    """Ask Params whether the value may be, by the one sentence that it has for it."""
+    owner = {"scheduler": _owners()[key]} if key in _owners() else {}
+    try:
+        Params.from_flat({**owner, key: cast("Value", value)})
+    except BadParams as error:
+        raise BadDeclaration(where, at, f"{error.got!r} is not {error.allowed}.{error.hint}") from None
+
+
+def _known(table: Table, known: Iterable[str], *, where: str, prefix: str) -> None:
+    known = tuple(known)
+    for key in table:
+        if key not in known:
+            there = f"one of {', '.join(known)}" if known else "known; it takes none"
+            raise BadDeclaration(where, f"{prefix}{key}", f"the key is not {there}.{did_you_mean(key, known)}")
+
+
+def _owners() -> dict[str, SchedulerName]:
+    return {field.name: name for name, kind in SCHEDULER_OF.items() for field in fields(kind)}
+
+
+def _name_of(option: object, kinds: Mapping[str, type[Any]]) -> str:
+    return next(name for name, kind in kinds.items() if isinstance(option, kind))
+
+
+def _flatten(table: Table, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        at = f"{prefix}{key}"
+        flat |= _flatten(value, f"{at}.") if isinstance(value, Mapping) and value else {at: value}
+    return flat

@@ -1,0 +1,163 @@
+"""Rows as rich tables and lines of text; whatever is printed of a study is made here.
+
+Not here: what moves while a search runs (progress.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from mlc_core import Value
+from search.views import Comparison, Counts, TrialRow
+
+LEADERS = 10  # rows of a leaderboard after a run
+_COLOURS = {"complete": "green", "pruned": "yellow", "running": "cyan", "waiting": "dim", "failed": "red"}
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as far as they are needed."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def settings(params: Mapping[str, Value]) -> str:
+    """Parameters in one line."""
+    return " ".join(f"{key}={_short(value)}" for key, value in params.items())
+
+
+def kind(row: TrialRow) -> str:
+    """Where the trial comes from."""
+    return f"paper {row.paper}" if row.paper is not None else "search"
+
+
+def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
+    """One line a trial, with a column for each parameter that one of them has."""
+    table = _table(title)
+    for heading in ("trial", "from", "state", "val loss", "epochs"):
+        table.add_column(heading, justify="right" if heading in ("trial", "val loss", "epochs") else "left")
+    keys = list(dict.fromkeys(key for row in rows for key in row.params))
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.number),
+            kind(row),
+            Text(row.state, style=_COLOURS[row.state]),
+            number(row.loss),
+            f"{row.epoch}/{row.epochs}",
+            *(_short(row.params[key]) if key in row.params else "" for key in keys),
+        )
+    return table
+
+
+def trial_table(row: TrialRow) -> Table:
+    """Everything about one trial."""
+    table = _table(f"Trial {row.number}", header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    lines = {
+        "from": kind(row),
+        "state": row.state,
+        "validation loss": number(row.loss),
+        "epochs": f"{row.epoch} of {row.epochs}",
+        "seed": "-" if row.seed is None else str(row.seed),
+        "trained for": "-" if row.seconds is None else duration(row.seconds),
+        "started": "-" if row.started is None else row.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        **{key: _short(value) for key, value in row.params.items()},
+        "loss by epoch": " ".join(f"{loss:.4f}" for loss in row.losses.values()) or "-",
+    }
+    for heading, text in lines.items():
+        table.add_row(heading, text)
+    if row.note:
+        table.add_row("note", row.note)
+    return table
+
+
+def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:
+    """Parameters of the best trial, the fixed ones included."""
+    table = _table(f"Best parameters: trial {row.number}, validation loss {number(row.value)}", header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for key, value in {**fixed, **row.params}.items():
+        table.add_row(key.replace("_", " "), _short(value))
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Documented beside replayed losses, with what was assumed."""
+    table = _table("The documented trials and their replays")
+    for heading in ("trial", "documented", "assumed", "documented loss", "replayed loss", "replay"):
+        table.add_column(heading, justify="right" if "loss" in heading or heading == "trial" else "left")
+    for row in comparison.rows:
+        table.add_row(
+            str(row.number),
+            settings(row.documented),
+            settings(row.assumed),
+            number(row.documented_loss),
+            number(row.replayed_loss),
+            Text(row.state, style=_COLOURS.get(row.state, "dim")),
+        )
+    return table
+
+
+def comparison_words(comparison: Comparison) -> list[str]:
+    """Say what the comparison can and cannot tell."""
+    lines = [
+        "The document's data are not available and the replays train on others: only the order can be compared.",
+        "Epochs, image size, ResNet depth and augmentation are the study's; the document states none of them.",
+    ]
+    correlation = comparison.rank_correlation
+    if correlation is None:
+        lines.append("Rank correlation: too few complete replays. Run: mlc-search enqueue-paper-trials, then run.")
+    else:
+        lines.append(f"Rank correlation of documented and replayed losses (Spearman): {correlation:+.2f}.")
+    replayed = [row.replayed_loss for row in comparison.rows if row.replayed_loss is not None]
+    if replayed and comparison.best_searched is not None:
+        ratio = comparison.best_searched / min(replayed)
+        lines.append(
+            f"Best of the open search: {number(comparison.best_searched)}, "
+            f"{ratio:.2f} times the best replay's {number(min(replayed))}."
+        )
+    return lines
+
+
+def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
+    """One line a study."""
+    table = _table("Studies")
+    for heading in ("study", "complete", "pruned", "running", "waiting", "failed", "best val loss"):
+        table.add_column(heading, justify="left" if heading == "study" else "right")
+    for name, counted, best in rows:
+        figures = (counted.complete, counted.pruned, counted.running, counted.waiting, counted.failed)
+        table.add_row(name, *(str(figure) for figure in figures), number(best))
+    return table
+
+
+def counted(counts: Counts) -> str:
+    """How many trials are in which state, in one line."""
+    parts = (("complete", counts.complete), ("pruned", counts.pruned), ("running", counts.running))
+    rest = (("waiting", counts.waiting), ("failed", counts.failed))
+    return ", ".join(f"{figure} {name}" for name, figure in parts + tuple(pair for pair in rest if pair[1]))
+
+
+def finished_line(row: TrialRow) -> str:
+    """One line about a trial that has ended."""
+    note = f" ({row.note})" if row.note else ""
+    head = f"trial {row.number} {kind(row)} {row.state} {number(row.loss)} after {row.epoch}/{row.epochs} epochs"
+    return f"{head}: {settings(row.params)}{note}"
+
+
+def _table(title: str, *, header: bool = True) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", show_header=header, box=None, pad_edge=False)
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,155 @@
+"""From a claimed trial to a fit and back: the only file that knows both Optuna's trials and `mlc_core.fit`.
+
+Not here: who claims and who writes the end (worker.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from optuna.trial import Trial
+
+from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, OnEpoch, Params, Stream, choose, fit, stream_seed
+from search.ledger import Claim, ask
+from search.signals import Stop
+from search.space import suggest
+from search.storage import patiently
+from search.strategy import sampler
+from search.study import (
+    COMPUTE,
+    DIVERGED,
+    FIT,
+    PAPER,
+    PRECISION,
+    SECONDS,
+    TRAIN_LOSSES,
+    Study,
+    fit_spec,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Trained to full length."""
+
+    value: float  # best validation loss, nats
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Stopped early, by the pruner or because the loss diverged; the pruner's view of it is its last report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The trial is another worker's by now; nothing of it may be written."""
+
+
+Outcome = Finished | Pruned | Lost
+
+
+def run_trial(
+    study: Study, claim: Claim, *, data: Dataset, precision: str, checkpoint: Path, stop: Stop, lost: Event
+) -> Outcome:
+    """Train a claimed trial, going on from its checkpoint if it has one.
+
+    Parameters
+    ----------
+    precision : "fp32" or "bf16"
+        The study's, see `study_precision`.
+    checkpoint : Path
+        The trial's own folder.
+    stop : Stop
+        Once asked, training ends at once; the checkpoint of the last whole epoch stays.
+    lost : Event
+        Set when the trial turns out to be no longer this worker's.
+
+    Raises
+    ------
+    Interrupted
+        The stop was asked.
+    MlcError
+        As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
+    """
+    study.optuna.sampler = sampler(study.declaration, claim.number)
+    trial = patiently(study.storage, lambda: ask(study.optuna, claim))
+    drawn = patiently(study.storage, lambda: suggest(trial, study.declaration))
+    replay = PAPER in trial.user_attrs
+    seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
+    spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
+    _note(study, trial, FIT, spec)
+    _note(study, trial, COMPUTE, {"precision": precision, "threads": study.declaration.threads})
+    reporter = _Reporter(study, trial, stop=stop, lost=lost, prune=not replay)
+
+    def train() -> float:
+        with stop.anywhere():
+            return fit(
+                Params.from_flat(spec["params"]),
+                data,
+                seed=spec["seed"],
+                epochs=spec["epochs"],
+                precision=precision,
+                threads=study.declaration.threads,
+                on_epoch=reporter,
+                checkpoint=checkpoint,
+            )
+
+    try:
+        try:
+            value = train()
+        except BadCheckpoint as error:
+            log.warning("trial %d starts again: %s", claim.number, error)
+            shutil.rmtree(checkpoint)
+            value = train()
+    except Diverged as error:
+        reporter.note()
+        _note(study, trial, DIVERGED, f"epoch {error.epoch}: {error.reason}")
+        return Pruned()
+    if lost.is_set():
+        return Lost()
+    reporter.note()
+    return Pruned() if reporter.pruned else Finished(value)
+
+
+def study_precision(study: Study) -> str:
+    """Read the precision in which all trials of the study compute; the first to ask measures it."""
+    known = study.optuna.user_attrs.get(PRECISION)
+    return known or study.ledger.remember(PRECISION, choose(threads=study.declaration.threads).precision)
+
+
+class _Reporter(OnEpoch):
+    """Tells the study of each epoch, and the fit whether to go on."""
+
+    def __init__(self, study: Study, trial: Trial, *, stop: Stop, lost: Event, prune: bool) -> None:
+        self._study, self._trial, self._stop, self._lost, self._prune = study, trial, stop, lost, prune
+        frozen = study.optuna._storage.get_trial(trial._trial_id)
+        self._known = frozenset(frozen.intermediate_values)  # reported by an earlier attempt
+        self._reports: list[EpochReport] = []
+        self.pruned = False
+
+    def __call__(self, report: EpochReport, /) -> bool:
+        with self._stop.nowhere():
+            self._reports.append(report)
+            if self._lost.is_set():
+                return False
+            if report.epoch not in self._known:
+                patiently(self._study.storage, lambda: self._trial.report(report.val_loss, step=report.epoch))
+            # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
+            if self._prune and max(self._known, default=0) <= report.epoch < report.epochs:
+                self.pruned = patiently(self._study.storage, self._trial.should_prune)
+        return not self.pruned
+
+    def note(self) -> None:
+        """Store what the study's reports have no room for."""
+        _note(self._study, self._trial, TRAIN_LOSSES, [report.train_loss for report in self._reports])
+        _note(self._study, self._trial, SECONDS, round(sum(report.seconds for report in self._reports), 3))
+
+
+def _note(study: Study, trial: Trial, key: str, value: object) -> None:
+    patiently(study.storage, lambda: trial.set_user_attr(key, value))

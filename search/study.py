@@ -1,0 +1,173 @@
+"""A study as we keep it: declaration, storage and ledger around one Optuna study. Opens, enqueues, deletes.
+
+Not here: what people read of a study (views.py); its files (artifacts.py).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.storages import RDBStorage, get_storage
+
+from mlc_core import SCHEDULER_KEYS, Params, Value
+from search import declaration as declarations
+from search.declaration import BUILT_IN, Declaration
+from search.errors import BadDeclaration, StudyChanged, StudyNotFound
+from search.ledger import Ledger
+from search.paper import PaperTrial
+from search.space import outside
+from search.storage import close, connect
+from search.strategy import pruner
+
+DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JSON
+IDENTITY: Final = "mlc:id"  # study attribute: names the study's files; another study of this name has another
+PRECISION: Final = "mlc:precision"  # study attribute: what the first worker's measurement chose for all
+PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
+FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
+COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
+TRAIN_LOSSES: Final = "train_losses"  # trial attribute: mean training loss of each epoch, nats
+SECONDS: Final = "seconds"  # trial attribute: spent training, over all attempts
+DIVERGED: Final = "diverged"  # trial attribute: why the loss could not be used
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One open study."""
+
+    declaration: Declaration
+    identity: str
+    storage: RDBStorage
+    optuna: optuna.Study
+    ledger: Ledger
+
+    @property
+    def name(self) -> str:
+        """Its name in the database."""
+        return str(self.optuna.study_name)
+
+
+@contextmanager
+def open_study(
+    reference: str, storage_url: str, *, overrides: Mapping[str, int] | None = None, create: bool = False
+) -> Iterator[Study]:
+    """Open a study for as long as the context lasts.
+
+    Parameters
+    ----------
+    reference : str
+        A study's name, or a declaration's file. A study in the database keeps the declaration that it was
+        started with; a file, and each override, must agree with that.
+    storage_url : str
+        As `search.storage.resolve_url` takes it.
+    overrides : mapping, optional
+        Values from the command line that win over the file's, such as ``{"epochs": 3}``.
+    create : bool
+        Whether a study that is not there is started, where its declaration is known.
+
+    Raises
+    ------
+    StudyNotFound, StudyChanged, BadDeclaration, BadStorage, StorageDown
+    """
+    wanted = overrides or {}
+    declared = declarations.read(Path(reference), overrides=wanted) if _is_file(reference) else None
+    storage = connect(storage_url, create=create)
+    try:
+        yield _open(storage, declared or reference, wanted, create=create)
+    finally:
+        close(storage)
+
+
+def study_names(storage: RDBStorage) -> list[str]:
+    """List the studies in the database that were started by mlc-search, by name."""
+    return sorted(study.study_name for study in storage.get_all_studies() if DECLARATION in study.user_attrs)
+
+
+def enqueue_paper(study: Study, trials: Iterable[PaperTrial]) -> dict[int, bool]:
+    """Put documented trials in front of the queue; one that the study ever had is left alone.
+
+    Returns
+    -------
+    dict
+        For each trial's number whether it was added.
+
+    Raises
+    ------
+    BadDeclaration
+        The study's space would never draw one of them; nothing was added.
+    """
+    specs = {trial: _replay(study, trial) for trial in trials}
+    searched = {*study.declaration.space, *SCHEDULER_KEYS}
+    return {
+        trial.number: study.ledger.enqueue(
+            trial.key,
+            params={key: value for key, value in spec["params"].items() if key in searched},
+            user_attrs={PAPER: trial.number, FIT: spec},
+        )
+        is not None
+        for trial, spec in specs.items()
+    }
+
+
+def paper_params(declaration: Declaration, trial: PaperTrial) -> Params:
+    """Complete a documented trial: what it leaves open is as the study fixes it, else as a fit's default is."""
+    searched = {"scheduler", *SCHEDULER_KEYS}
+    fixed = {key: value for key, value in declaration.fixed.items() if key not in searched}
+    return Params.from_flat({**fixed, **trial.params})
+
+
+def fit_spec(declaration: Declaration, drawn: Mapping[str, Value], *, seed: int) -> dict[str, Any]:
+    """Spell what a trial of the open search is given, in the form that a replay brings along."""
+    return {"params": Params.from_flat(drawn).to_flat(), "epochs": declaration.epochs, "seed": seed}
+
+
+def _replay(study: Study, trial: PaperTrial) -> dict[str, Any]:
+    flat: dict[str, Value] = paper_params(study.declaration, trial).to_flat()
+    if (stranger := outside(study.declaration, flat)) is not None:
+        problem = f"paper trial {trial.number} has {stranger}, which this study would never draw. "
+        raise BadDeclaration(f"study {study.name!r}", "space", problem + "Replay it in the study 'default'.")
+    return {"params": flat, "epochs": study.declaration.epochs, "seed": trial.seed}
+
+
+def _is_file(reference: str) -> bool:
+    return reference.endswith(".toml") or "/" in reference
+
+
+def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str, int], *, create: bool) -> Study:
+    name = wanted if isinstance(wanted, str) else wanted.name
+    there = {study.study_name: study for study in storage.get_all_studies()}
+    # One without declaration and trials: whoever creates it is, or was, between the two steps below.
+    absent = name not in there or not (
+        DECLARATION in there[name].user_attrs or storage.get_n_trials(there[name]._study_id)
+    )
+    cached = get_storage(storage)
+    if absent:
+        if wanted in BUILT_IN:
+            wanted = declarations.built_in(name, overrides=overrides)
+        if isinstance(wanted, str) or not create:
+            raise StudyNotFound(name, sorted(there))
+        optuna.create_study(storage=cached, study_name=name, direction="minimize", load_if_exists=True)
+    elif DECLARATION not in there[name].user_attrs:
+        problem = "it has none, so another program made it. Name a study that mlc-search started."
+        raise BadDeclaration(f"study {name!r}", "declaration", problem)
+    study_id = cached.get_study_id_from_name(name)
+    ledger = Ledger(storage, study_id)
+    text: str = (
+        there[name].user_attrs[DECLARATION]
+        if isinstance(wanted, str)
+        else ledger.remember(DECLARATION, json.dumps(wanted.to_table()))
+    )
+    declared = declarations.from_table(json.loads(text), where=f"study {name!r}")
+    if isinstance(wanted, str):
+        wanted = declarations.from_table({**declared.to_table(), **overrides}, where="the command line")
+    if changes := declarations.differences(declared, wanted):
+        raise StudyChanged(name, changes)
+    study = optuna.load_study(study_name=name, storage=cached, pruner=pruner(declared))
+    identity = ledger.remember(IDENTITY, uuid.uuid4().hex)
+    return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries))

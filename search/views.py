@@ -1,0 +1,183 @@
+"""Read-only rows of a study, for people and for machines; nothing here writes.
+
+Not here: how they are drawn (progress.py, cli).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mlc_core import Value
+from search.ledger import FAILURE
+from search.paper import PaperTrial, paper_trials
+from search.study import DIVERGED, FIT, PAPER, SECONDS, Study
+
+STATES: Final = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One trial."""
+
+    number: int
+    state: str  # one of STATES' values
+    value: float | None  # best validation loss of a complete trial, last one of a pruned trial, nats
+    epoch: int  # the last one reported
+    epochs: int  # full length
+    losses: Mapping[int, float]  # validation loss by epoch, nats
+    params: Mapping[str, Value]  # drawn or brought along; the fixed ones are the study's
+    paper: int | None  # number of the documented trial that it replays
+    seed: int | None  # None until it has started
+    seconds: float | None  # spent training; None until it has finished
+    started: datetime | None
+    note: str  # why it diverged, failed or was lost last; else empty
+
+    @property
+    def loss(self) -> float | None:
+        """The value, or the last report of what has none yet."""
+        return self.value if self.value is not None else self.losses.get(self.epoch)
+
+    def to_table(self) -> dict[str, Any]:
+        """Spell it for JSON."""
+        return {
+            "number": self.number,
+            "state": self.state,
+            "value": self.value,
+            "epoch": self.epoch,
+            "epochs": self.epochs,
+            "params": dict(self.params),
+            "paper": self.paper,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "started": self.started.isoformat() if self.started else None,
+            "losses": {str(epoch): loss for epoch, loss in self.losses.items()},
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many trials of the study are in which state."""
+
+    complete: int
+    pruned: int
+    running: int
+    waiting: int
+    failed: int
+
+    @property
+    def finished(self) -> int:
+        """Those that count against a budget."""
+        return self.complete + self.pruned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperRow:
+    """A documented trial beside its replay; the data differ, so the two losses do too."""
+
+    number: int
+    documented: Mapping[str, Value]
+    assumed: Mapping[str, Value]
+    documented_loss: float  # nats, on the document's data
+    replayed_loss: float | None  # nats, on the study's data; None until it is complete
+    state: str  # of the replay; "not enqueued" if the study never had it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The documented trials against their replays."""
+
+    rows: tuple[PaperRow, ...]
+    rank_correlation: float | None  # Spearman's, over the complete replays; None below three or among ties only
+    best_searched: float | None  # lowest loss of the open search, nats
+
+
+def trial_rows(study: Study) -> list[TrialRow]:
+    """Read all trials, by number."""
+    return [_row(study, trial) for trial in study.optuna.get_trials(deepcopy=False)]
+
+
+def counts(rows: Iterable[TrialRow]) -> Counts:
+    """Count the trials by state."""
+    states = [row.state for row in rows]
+    return Counts(**{name: states.count(name) for name in STATES.values()})
+
+
+def leaderboard(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """Sort the complete trials, best first; of equal ones the earlier."""
+    return sorted(
+        (row for row in rows if row.state == "complete"),
+        key=lambda row: (row.value if row.value is not None else float("inf"), row.number),
+    )
+
+
+def compare_paper(rows: Sequence[TrialRow]) -> Comparison:
+    """Set documented and replayed losses side by side."""
+    replays = {row.paper: row for row in rows if row.paper is not None}
+    table = tuple(_paper_row(trial, replays.get(trial.number)) for trial in paper_trials())
+    pairs = [(row.documented_loss, row.replayed_loss) for row in table if row.replayed_loss is not None]
+    searched = [row.value for row in leaderboard(rows) if row.paper is None and row.value is not None]
+    return Comparison(
+        rows=table,
+        rank_correlation=spearman([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
+        best_searched=min(searched, default=None),
+    )
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Correlate the ranks of two equally long sequences (Spearman 1904).
+
+    Returns
+    -------
+    float or None
+        In [-1, 1]; None for fewer than three pairs, or where one side is all equal.
+    """
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    from scipy.stats import spearmanr  # costs a second, and only this needs it
+
+    return float(spearmanr(first, second).statistic)
+
+
+def _row(study: Study, trial: FrozenTrial) -> TrialRow:
+    attributes = trial.user_attrs
+    spec: Mapping[str, Any] = attributes.get(FIT, {})
+    failures: list[str] = attributes.get(FAILURE, [])
+    note = attributes.get(DIVERGED) or (failures[-1] if failures else "")
+    start = trial.datetime_start
+    return TrialRow(
+        number=trial.number,
+        state=STATES[trial.state],
+        value=trial.value if trial.state.is_finished() else None,
+        epoch=trial.last_step or 0,
+        epochs=int(spec.get("epochs", study.declaration.epochs)),
+        losses=dict(sorted(trial.intermediate_values.items())),
+        params=trial.params or trial.system_attrs.get("fixed_params", {}),
+        paper=attributes.get(PAPER),
+        seed=spec.get("seed"),
+        seconds=attributes.get(SECONDS),
+        started=start.astimezone(UTC) if start else None,
+        note=note,
+    )
+
+
+def _paper_row(trial: PaperTrial, replay: TrialRow | None) -> PaperRow:
+    return PaperRow(
+        number=trial.number,
+        documented=trial.documented,
+        assumed=trial.assumed,
+        documented_loss=trial.val_loss,
+        replayed_loss=replay.value if replay is not None and replay.state == "complete" else None,
+        state=replay.state if replay is not None else "not enqueued",
+    )

@@ -1,0 +1,207 @@
+"""A worker: claim a trial, run it, write its end; until nothing is left or it is asked to stop.
+
+Not here: what a trial does (objective.py); who starts workers (pool.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import optuna
+from optuna.trial import TrialState
+
+from mlc_core import Dataset, MlcError, digits
+from search import artifacts
+from search.errors import SearchError, StorageDown
+from search.ledger import Claim, Done, Ledger, Wait
+from search.objective import Finished, Lost, Outcome, Pruned, run_trial, study_precision
+from search.signals import Interrupted, Stop
+from search.storage import VARIABLE
+from search.study import Study, open_study
+
+BEAT_SECONDS: Final = 15.0  # between two signs of life
+GRACE_SECONDS: Final = 120.0  # of silence after which a trial is taken to be lost
+POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
+FAILURES: Final = 6  # failed attempts in a row after which the worker itself is at fault
+
+log = logging.getLogger(__name__)
+
+
+class EveryTrialFails(SearchError):
+    """Trials of one worker fail one after the other."""
+
+    exit_code = 1
+
+
+def worker_name() -> str:
+    """Make a name that no other worker, past or present, has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def work(
+    study: Study, *, name: str, root: Path, stop: Stop, budget_id: int | None = None, forever: bool = False
+) -> int:
+    """Run trials until nothing is left to claim, or the stop is asked.
+
+    Parameters
+    ----------
+    name : str
+        From `worker_name`.
+    root : Path
+        The artifact folder.
+    budget_id : int, optional
+        Take from this budget alone, not from any open one.
+    forever : bool
+        Wait for further budgets instead of ending.
+
+    Returns
+    -------
+    int
+        How many trials it finished.
+
+    Raises
+    ------
+    EveryTrialFails
+        Several attempts in a row failed; each one's reason is in the study.
+    StorageDown
+        The database stays away.
+    """
+    data, precision = digits(), study_precision(study)
+    finished = failures = 0
+    while not stop.asked:
+        answer = study.ledger.claim(name, budget_id=budget_id, grace=GRACE_SECONDS)
+        match answer:
+            case Done() if not forever:
+                break
+            case Done() | Wait():
+                stop.wait(POLL_SECONDS)
+            case Claim():
+                try:
+                    finished += _one_trial(study, answer, data, precision, name=name, root=root, stop=stop)
+                    failures = 0
+                except Interrupted:
+                    study.ledger.release(answer.trial_id, worker=name)
+                except StorageDown:
+                    raise
+                except Exception as error:
+                    failures += 1
+                    _fail(study, answer, error, name=name, root=root)
+                    if failures == FAILURES:
+                        raise EveryTrialFails(
+                            f"{FAILURES} attempts in a row failed on this worker, the last with: "
+                            f"{_reason(error)}. Fix the cause, then run the search again; nothing finished is lost."
+                        ) from error
+    return finished
+
+
+def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, name: str, root: Path, stop: Stop) -> int:
+    folder = artifacts.checkpoint_folder(root, study, claim.number)
+    lost = threading.Event()
+    with _beating(study.ledger, claim.trial_id, name, lost):
+        outcome = run_trial(study, claim, data=data, precision=precision, checkpoint=folder, stop=stop, lost=lost)
+        if not _write_end(study, claim, outcome, name=name, root=root, folder=folder):
+            log.warning("trial %d was taken over by another worker", claim.number)
+            return 0
+    artifacts.clear(root, study, claim.number)
+    return 1
+
+
+def _write_end(study: Study, claim: Claim, outcome: Outcome, *, name: str, root: Path, folder: Path) -> bool:
+    match outcome:
+        case Lost():
+            return False
+        case Pruned():
+            return study.ledger.finish(claim.trial_id, worker=name, state=TrialState.PRUNED, value=None)
+        case Finished(value=value):
+            artifacts.keep_weights(root, study, claim.trial_id, folder)
+            done = study.ledger.finish(claim.trial_id, worker=name, state=TrialState.COMPLETE, value=value)
+            artifacts.keep_only_best(root, study)
+            return done
+
+
+def _fail(study: Study, claim: Claim, error: Exception, *, name: str, root: Path) -> None:
+    log.error("trial %d failed: %s", claim.number, "".join(traceback.format_exception(error)))
+    if not study.ledger.fail(claim.trial_id, worker=name, reason=_reason(error)):
+        artifacts.clear(root, study, claim.number)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, MlcError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _beating(ledger: Ledger, trial_id: int, worker: str, lost: threading.Event) -> Iterator[None]:
+    """Say regularly that the worker lives; set `lost` once the trial is another's."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            try:
+                if not ledger.beat(trial_id, worker=worker):
+                    lost.set()
+                    return
+            except SearchError as error:
+                # The trial goes on: the database may be back before anybody takes the trial for lost.
+                log.warning("no sign of life could be given: %s", error)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _end_with_parent(stop: Stop) -> None:
+    """Stop when standard input closes: the pool holds the other end, and must not be survived."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        if not stop.asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def main() -> int:
+    """Run as a child of the pool: ``python -P -m search.worker STUDY --budget ID --name NAME --artifacts DIR``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study")
+    parser.add_argument("--budget", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--artifacts", type=Path, required=True)
+    options = parser.parse_args()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    quiet_optuna()
+    stop = Stop()
+    stop.listen()
+    _end_with_parent(stop)
+    try:
+        with open_study(options.study, os.environ[VARIABLE]) as study:
+            work(study, name=options.name, root=options.artifacts, stop=stop, budget_id=options.budget)
+    except MlcError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the pool shows it
+        return error.exit_code
+    return 0
+
+
+def quiet_optuna() -> None:
+    """Keep Optuna's own lines off the terminal; what matters of them the study holds."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

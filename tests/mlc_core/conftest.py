@@ -1,0 +1,30 @@
+"""A cache folder of the session's own, the digit scenes made in it once, and the tiny data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlc_core import Dataset, digits
+from tests.mlc_core.tiny import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or writes the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLC_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def scenes(cache: Path) -> Dataset:  # noqa: ARG001 - it must be there first
+    return digits()
+
+
+@pytest.fixture(scope="session")
+def data() -> Dataset:
+    return tiny()

@@ -1,0 +1,125 @@
+"""Where and how a fit computes: named, measured once, and put back afterwards."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlc_core import Compute, NoDevice, choose
+from mlc_core.device import PRECISIONS, autocast, computing
+
+BEST_HERE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a measurement is kept in, not there yet."""
+    monkeypatch.setenv("MLC_CACHE", str(tmp_path))
+    return tmp_path / "precision.json"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "threads", "sentence"),
+    [
+        ("gpu", "fp32", 1, "device: 'gpu' is not one of auto, cpu, cuda, cuda:N."),
+        ("", "fp32", 1, "device: '' is not one of auto, cpu, cuda, cuda:N."),
+        ("cuda:x", "fp32", 1, "device: 'cuda:x' is not one of auto, cpu, cuda, cuda:N."),
+        ("mps", "fp32", 1, "device: 'mps' is not one of auto, cpu, cuda, cuda:N."),
+        ("cpu:256", "fp32", 1, "device: 'cpu:256' is not one of auto, cpu, cuda, cuda:N."),
+        ("meta", "fp32", 1, "device: 'meta' is not one of auto, cpu, cuda, cuda:N."),
+        (
+            "cuda:99",
+            "fp32",
+            1,
+            f"device: 'cuda:99' is not there; this machine has {torch.cuda.device_count()} CUDA devices. "
+            "Use 'cpu' or 'auto'.",
+        ),
+        ("cpu", "fp16", 1, "precision: 'fp16' is not one of auto, fp32, bf16."),
+        ("cpu", "fp32", 0, "threads: 0 is not a whole number of threads, at least 1."),
+        ("cpu", "auto", -2, "threads: -2 is not a whole number of threads, at least 1."),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(device: str, precision: str, threads: int, sentence: str) -> None:
+    with pytest.raises(NoDevice) as caught:
+        choose(device=device, precision=precision, threads=threads)
+    assert str(caught.value) == sentence
+
+
+@given(st.text() | st.from_regex(r"(cpu|cuda|CUDA|xpu|mps)(:-?[0-9]{0,12})?", fullmatch=True))
+def test_whatever_the_name_it_is_a_usable_device_or_named_in_the_refusal(name: str) -> None:
+    refused = ""
+    try:
+        compute = choose(device=name, precision="fp32", threads=1)
+    except NoDevice as error:
+        refused = str(error)
+    if refused:
+        assert refused.startswith(f"device: {name!r} is not ")
+    else:
+        assert compute.device == name
+        assert torch.zeros(1, device=compute.device).sum() == 0
+
+
+def test_auto_is_the_best_device_here_with_as_many_threads_as_torch_uses() -> None:
+    assert choose(precision="bf16") == Compute(device=BEST_HERE, precision="bf16", threads=torch.get_num_threads())
+    assert choose(device="cpu", precision="fp32", threads=7) == Compute(device="cpu", precision="fp32", threads=7)
+
+
+def test_a_measured_precision_is_remembered_for_these_threads_only(remembered: Path) -> None:
+    measured = choose(device="cpu", threads=1)
+    assert measured == Compute(device="cpu", precision=measured.precision, threads=1)
+
+    ((key, value),) = json.loads(remembered.read_text()).items()
+    assert value == measured.precision
+    assert key.endswith(f" | torch {torch.__version__} | 1 threads")
+    for told in ("fp32", "bf16"):  # whatever it measured, the file decides now
+        remembered.write_text(json.dumps({key: told}))
+        assert choose(device="cpu", threads=1).precision == told
+
+    remembered.write_text(json.dumps({key: "fp8"}))  # nobody knows it: measured again
+    assert choose(device="cpu", threads=1).precision in PRECISIONS
+    choose(device="cpu", threads=2)
+    assert set(json.loads(remembered.read_text())) == {key, key.replace("1 threads", "2 threads")}
+
+
+@pytest.mark.parametrize("content", ["[]", "\xff"])
+def test_a_spoilt_memory_is_measured_again(remembered: Path, content: str) -> None:
+    remembered.write_text(content, encoding="latin-1")
+
+    measured = choose(device="cpu", threads=1)
+
+    assert measured.precision in json.loads(remembered.read_text()).values()
+
+
+def test_a_precision_that_is_asked_for_is_not_measured(remembered: Path) -> None:
+    choose(device="cpu", precision="bf16", threads=1)
+    assert not remembered.exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_computing_holds_threads_and_kernels_and_puts_them_back_even_after_an_error(fails: bool) -> None:
+    def settings() -> tuple[int, bool, bool]:
+        return torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+
+    before = settings()
+    other = before[0] + 1
+    with (
+        pytest.raises(ZeroDivisionError) if fails else nullcontext(),
+        computing(Compute(device="cpu", precision="fp32", threads=other)),
+    ):
+        assert settings() == (other, True, False)
+        assert 1 / (not fails)
+    assert settings() == before
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_chosen_precision(precision: str, dtype: torch.dtype) -> None:
+    ones = torch.ones(2, 2)
+    with autocast(choose(device="cpu", precision=precision, threads=1)):
+        assert (ones @ ones).dtype == dtype
+    assert (ones @ ones).dtype == torch.float32

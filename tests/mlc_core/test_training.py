@@ -1,0 +1,441 @@
+"""A fit gives the same bits each time, however often it is interrupted, and says truly how good it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import log_loss
+from torch.nn.functional import binary_cross_entropy
+
+from mlc_core import (
+    BadCheckpoint,
+    BadParams,
+    Dataset,
+    Diverged,
+    EpochReport,
+    NoDevice,
+    Params,
+    Split,
+    Stream,
+    Value,
+    fit,
+    stream_seed,
+)
+from mlc_core.checkpoint import BEST, RESUME
+from mlc_core.model import Classifier, build
+from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
+from tests.mlc_core.tiny import SIZE, tiny
+
+SMALL: dict[str, Value] = {"image_size": SIZE, "batch_size": 32, "dropout": 0.3}
+FEW = tiny(train=48)
+RISING = SMALL | {"lr": 0.01, "batch_size": 24}  # too much for so few images: the first epoch is the best one
+
+
+class Run(NamedTuple):
+    """What a fit gave, without the seconds, which differ each time."""
+
+    value: float
+    reports: list[EpochReport]
+
+
+def run(
+    params: Params | dict[str, Value],
+    data: Dataset,
+    *,
+    seed: int = 0,
+    epochs: int = 3,
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    last: int | None = None,
+    each: Callable[[EpochReport], object] = lambda _: None,
+) -> Run:
+    """Fit on one thread and stop after the epoch `last`."""
+    reports = []
+
+    def on_epoch(report: EpochReport) -> bool:
+        reports.append(replace(report, seconds=0.0))
+        each(report)
+        return report.epoch != last
+
+    value = fit(
+        params,
+        data,
+        seed=seed,
+        epochs=epochs,
+        device=device,
+        precision=precision,
+        threads=1,
+        on_epoch=on_epoch,
+        checkpoint=checkpoint,
+    )
+    return Run(value, reports)
+
+
+def losses(reports: list[EpochReport]) -> list[float]:
+    return [report.val_loss for report in reports]
+
+
+def normalized(split: Split, *, mean: list[float], std: list[float]) -> torch.Tensor:
+    levels = split.images.astype(np.float64)
+    return torch.from_numpy((levels - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))).float()
+
+
+def best_weights(folder: Path, split: Split) -> tuple[dict[str, str], NDArray[np.float64]]:
+    """What the file of the best weights says of itself, and the logits that a network with them gives."""
+    with safe_open(folder / BEST, framework="pt") as file:
+        card = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    params = Params.from_flat(json.loads(card["params"]))
+    classes = len(json.loads(card["classes"]))
+    model = Classifier(backbone=params.backbone, stem=params.stem, dropout=params.dropout, classes=classes)
+    model.load_state_dict(weights)
+    pictures = normalized(split, mean=json.loads(card["mean"]), std=json.loads(card["std"]))
+    with torch.inference_mode():
+        return card, model.eval()(pictures).double().numpy()
+
+
+def same_weights(*folders: Path) -> bool:
+    """Whether the files of the best weights hold the same bits; their header has no fixed order."""
+    first, second = (load_file(folder / BEST) for folder in folders)
+    assert len(first) > 50
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def rising(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    folder = tmp_path_factory.mktemp("rising")
+    return run(RISING, FEW, checkpoint=folder), folder
+
+
+@pytest.fixture(scope="module")
+def begun(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a fit of three epochs that ended after the first; not to be written to."""
+    folder = tmp_path_factory.mktemp("begun")
+    run(SMALL, data, seed=3, checkpoint=folder, last=1)
+    return folder
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: Dataset, tmp_path: Path) -> None:
+    params = SMALL | {"augment": "flip"}
+
+    first, again = (run(params, data, seed=3, epochs=2, checkpoint=tmp_path / name) for name in ("first", "again"))
+    other = run(params, data, seed=4, epochs=2)
+
+    assert first == again
+    assert same_weights(tmp_path / "first", tmp_path / "again")
+    assert not set(losses(first.reports)) & set(losses(other.reports))
+
+
+def test_params_and_the_flat_mapping_of_them_are_one_fit(data: Dataset) -> None:
+    params = Params(image_size=SIZE, batch_size=32, dropout=0.3)
+    assert run(params, data, epochs=1) == run(SMALL, data, epochs=1)
+
+
+def test_the_value_is_the_lowest_of_the_reported_validation_losses(rising: tuple[Run, Path]) -> None:
+    (value, reports), _ = rising
+    assert value == min(losses(reports)) != reports[-1].val_loss
+
+
+def test_a_report_says_which_epoch_of_how_many_it_was_at_which_rate(data: Dataset) -> None:
+    params = SMALL | {"scheduler": "cosine", "t_max": 3, "lr": 0.004}
+    reports = run(params, data).reports
+    assert [(report.epoch, report.epochs) for report in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert [report.lr for report in reports] == pytest.approx([0.004, 0.003, 0.001])  # (1 + cos(60 k degrees)) / 2
+
+
+def test_an_epochs_seconds_are_its_own(data: Dataset) -> None:
+    seconds: list[float] = []
+    run(SMALL, data, each=lambda report: seconds.append(report.seconds))
+    assert len(seconds) == 3
+    assert all(0 < each < 60 for each in seconds)
+
+
+def test_a_callback_that_says_no_ends_the_fit_after_that_epoch(data: Dataset) -> None:
+    whole = run(SMALL, data)
+    short = run(SMALL, data, last=2)
+    assert short.reports == whole.reports[:2]
+    assert short.value == min(losses(short.reports))
+
+
+def test_the_validation_loss_is_what_scikit_learn_finds_for_the_saved_weights(tmp_path: Path) -> None:
+    data = tiny(val=600)  # more than are evaluated at once
+    _, reports = run(SMALL, data, epochs=1, checkpoint=tmp_path)
+
+    _, logits = best_weights(tmp_path, data.val)
+
+    expected = log_loss(data.val.labels.ravel(), 1 / (1 + np.exp(-logits.ravel())))
+    assert reports[0].val_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_training_loss_of_a_single_step_is_that_of_the_untrained_network(data: Dataset) -> None:
+    params = Params(image_size=SIZE, batch_size=len(data.train), dropout=0, augment="none")
+    model = build(backbone="resnet10", stem="standard", dropout=0, classes=3, seed=stream_seed(7, Stream.INIT))
+    colours = data.train.images.transpose(1, 0, 2, 3).reshape(3, -1)
+    pictures = normalized(data.train, mean=list(colours.mean(axis=1)), std=list(colours.std(axis=1)))
+    with torch.no_grad():  # in training mode: normalized by the batch, as a step does
+        chances = model.train()(pictures).double().sigmoid()
+
+    (report,) = run(params, data, seed=7, epochs=1).reports
+
+    expected = binary_cross_entropy(chances, torch.from_numpy(data.train.labels).double())
+    assert report.train_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_training_learns_more_than_how_common_each_class_is(data: Dataset) -> None:
+    prior = DummyClassifier(strategy="prior").fit(data.train.images, data.train.labels)
+    chances = np.stack([p[:, 1] for p in prior.predict_proba(data.val.images)], axis=1)
+    guess = log_loss(data.val.labels.ravel(), chances.ravel())
+
+    value, reports = run(SMALL | {"batch_size": 8, "augment": "none", "dropout": 0}, data)
+
+    assert value < guess / 4
+    assert reports[-1].train_loss < reports[0].train_loss / 4
+
+
+def test_the_best_weights_are_those_of_the_best_epoch_and_say_so(rising: tuple[Run, Path]) -> None:
+    (value, reports), folder = rising
+
+    card, logits = best_weights(folder, FEW.val)
+
+    # -log(sigmoid(z)) = log(1 + exp(-z)); scikit-learn cuts off chances as extreme as some are here
+    entropy = np.logaddexp(0, np.where(FEW.val.labels == 1, -logits, logits)).mean()
+    assert entropy == pytest.approx(value, rel=1e-5)
+    best = 1 + int(np.argmin(losses(reports)))
+    assert (card["epoch"], float(card["val_loss"])) == (str(best), value)
+    assert best != len(reports)
+    assert (json.loads(card["classes"]), card["data"]) == (["left", "right", "top"], FEW.fingerprint)
+    assert Params.from_flat(json.loads(card["params"])) == Params.from_flat(RISING)
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(97, 32), (3, 2), (2, 65_536)])
+def test_a_batch_that_would_hold_a_single_image_is_left_out(images: int, batch_size: int) -> None:
+    _, reports = run(SMALL | {"batch_size": batch_size}, tiny(train=images))
+    assert len(reports) == 3
+    assert all(math.isfinite(report.train_loss) for report in reports)
+
+
+def test_a_single_validation_image_is_enough() -> None:
+    assert len(run(SMALL, tiny(val=1, test=1), epochs=1).reports) == 1
+
+
+def test_training_never_looks_at_the_test_images_and_learns_nothing_from_the_validation_images(data: Dataset) -> None:
+    other = tiny(train=96, val=40, test=40)
+    plain = run(SMALL, data)
+
+    assert run(SMALL, replace(data, test=other.test)) == plain
+    changed = run(SMALL, replace(data, val=other.test)).reports
+    assert [report.train_loss for report in changed] == [report.train_loss for report in plain.reports]
+    assert losses(changed) != losses(plain.reports)
+
+
+COMBINATIONS = [
+    (optimizer, scheduler, precision, AUGMENTS[(number + number // 3) % 3])
+    for number, (precision, optimizer, scheduler) in enumerate(product(("fp32", "bf16"), OPTIMIZERS, SCHEDULERS))
+]
+MOVES: dict[str, dict[str, Value]] = {  # a rate that changes within three epochs
+    "step": {"scheduler": "step", "step_size": 1, "gamma": 0.5},
+    "plateau": {"scheduler": "plateau", "patience": 0, "factor": 0.5},
+    "cosine": {"scheduler": "cosine", "t_max": 3},
+}
+
+
+@pytest.mark.parametrize(("optimizer", "scheduler", "precision", "augment"), COMBINATIONS)
+def test_a_fit_interrupted_after_every_epoch_goes_on_to_the_same_bits(
+    optimizer: str, scheduler: str, precision: str, augment: str, tmp_path: Path
+) -> None:
+    params = RISING | MOVES[scheduler] | {"optimizer": optimizer, "augment": augment}
+    whole = run(params, FEW, precision=precision)
+    assert whole.reports[0].lr != whole.reports[2].lr
+
+    for last in (1, 2):
+        part = run(params, FEW, precision=precision, checkpoint=tmp_path, last=last)
+        assert part.reports == whole.reports[:last]
+    assert run(params, FEW, precision=precision, checkpoint=tmp_path) == whole
+
+
+def test_the_combinations_pair_each_choice_with_each_other_one() -> None:
+    choices = (OPTIMIZERS, SCHEDULERS, ("fp32", "bf16"), AUGMENTS)
+    for one, other in combinations(range(4), 2):
+        assert {(row[one], row[other]) for row in COMBINATIONS} == {*product(choices[one], choices[other])}
+
+
+def test_a_fit_interrupted_by_ctrl_c_goes_on_to_the_same_bits(rising: tuple[Run, Path], tmp_path: Path) -> None:
+    def interrupt(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(RISING, FEW, checkpoint=tmp_path, each=interrupt)
+
+    whole, folder = rising
+    assert run(RISING, FEW, checkpoint=tmp_path) == whole
+    assert same_weights(tmp_path, folder)
+
+
+def test_a_finished_fit_tells_its_reports_again_and_writes_nothing(rising: tuple[Run, Path]) -> None:
+    whole, folder = rising
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    seconds: list[float] = []
+    for _ in range(2):
+        assert run(RISING, FEW, checkpoint=folder, each=lambda report: seconds.append(report.seconds)) == whole
+    assert seconds[:3] == seconds[3:]  # as they were measured, not measured again
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert sorted(before) == [BEST, RESUME]
+
+
+def test_an_epoch_told_again_can_end_the_fit_too(rising: tuple[Run, Path]) -> None:
+    whole, folder = rising
+    assert run(RISING, FEW, checkpoint=folder, last=2).reports == whole.reports[:2]
+
+
+def test_an_epoch_is_told_once_its_checkpoint_is_on_disk(data: Dataset, tmp_path: Path) -> None:
+    """A second fit, in the middle of the first one's callback, finds the epoch that is being told."""
+    found: list[int] = []
+
+    def look(report: EpochReport) -> None:
+        again = run(SMALL, data, epochs=2, checkpoint=tmp_path, last=report.epoch)
+        found.append(len(again.reports))
+        assert replace(report, seconds=0.0) == again.reports[-1]
+
+    run(SMALL, data, epochs=2, checkpoint=tmp_path, each=look)
+    assert found == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 4}, "its seed is 3, asked for is 4"),
+        ({"epochs": 4}, "its epochs is 3, asked for is 4"),
+        ({"precision": "bf16"}, "its precision is 'fp32', asked for is 'bf16'"),
+        ({"data": tiny(train=97)}, "its data is 'tiny:[0-9a-f]{16}', asked for is 'tiny:[0-9a-f]{16}'"),
+        ({"params": SMALL | {"lr": 0.5}}, r"its params is \{.*'lr': 0.001, .*\}, asked for is \{.*'lr': 0.5, .*\}"),
+    ],
+)
+def test_the_checkpoint_of_another_fit_is_refused_before_any_training_and_kept(
+    data: Dataset, begun: Path, changed: dict[str, Any], difference: str
+) -> None:
+    before = (begun / RESUME).read_bytes()
+    told: list[EpochReport] = []
+    asked: dict[str, Any] = {"params": SMALL, "data": data, "seed": 3} | changed
+
+    with pytest.raises(
+        BadCheckpoint,
+        match=f"^{begun}/{RESUME} belongs to another fit: {difference}. Name another checkpoint folder.$",
+    ):
+        run(**asked, checkpoint=begun, each=told.append)
+
+    assert told == []
+    assert (begun / RESUME).read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(data: Dataset, begun: Path, tmp_path: Path) -> None:
+    content = bytearray((begun / RESUME).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / RESUME).write_bytes(content)
+
+    with pytest.raises(BadCheckpoint) as caught:
+        run(SMALL, data, seed=3, checkpoint=tmp_path)
+
+    assert str(caught.value) == (
+        f"{tmp_path / RESUME} is damaged: its checksum does not match. Delete it to start this fit again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("wild", "told"),
+    [
+        ({"batch_size": 16}, r"epoch 1: the training loss ran away to [\d.e+]+"),
+        ({"batch_size": 2, "optimizer": "adamw", "weight_decay": 1}, "epoch 1: the training loss is nan"),
+        ({"batch_size": 96, "backbone": "resnet34"}, "epoch 1: the validation loss is (nan|inf)"),
+    ],
+)
+def test_an_absurd_learning_rate_diverges_and_says_how(data: Dataset, wild: dict[str, Value], told: str) -> None:
+    with pytest.raises(Diverged, match=rf"^Training diverged in {told}. Try a lower learning rate\.$") as caught:
+        run(SMALL | {"optimizer": "adam", "lr": 10} | wild, data)
+    assert caught.value.epoch == 1
+
+
+def test_a_fit_that_diverges_keeps_its_last_good_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    wild = SMALL | {"optimizer": "adam", "lr": 10, "batch_size": 96}  # its only step comes after the first loss
+    told: list[int] = []
+    for _ in range(2):
+        with pytest.raises(Diverged) as caught:
+            run(wild, data, checkpoint=tmp_path, each=lambda report: told.append(report.epoch))
+        assert caught.value.epoch == 2
+    assert told == [1, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fit_leaves_the_global_generator_and_the_threads_as_they_were(data: Dataset, fails: bool) -> None:
+    def look(_: EpochReport) -> None:
+        assert torch.get_num_threads() == 1
+        if fails:
+            raise ZeroDivisionError
+
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert threads > 1
+
+    try:
+        run(SMALL, data, epochs=1, each=look)
+    except ZeroDivisionError:
+        assert fails
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+def test_what_a_callback_draws_changes_nothing(data: Dataset) -> None:
+    def draw(_: EpochReport) -> None:
+        torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002 - as a user may
+
+    assert run(SMALL, data, epochs=2, each=draw) == run(SMALL, data, epochs=2)
+
+
+def test_without_data_a_fit_takes_the_embedded_scenes(scenes: Dataset, tmp_path: Path) -> None:
+    value = fit({"image_size": 8, "batch_size": 500}, epochs=1, precision="fp32", checkpoint=tmp_path)
+    with safe_open(tmp_path / BEST, framework="pt") as file:
+        assert (file.metadata()["data"], float(file.metadata()["val_loss"])) == (scenes.fingerprint, value)
+
+
+def test_a_numbered_cpu_is_the_cpu(data: Dataset) -> None:
+    assert run(SMALL, data, epochs=1, device="cpu:0") == run(SMALL, data, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "sentence"),
+    [
+        ({"epochs": 0}, BadParams, "epochs: 0 is not a whole number from 1 to 100000."),
+        ({"epochs": 2.0}, BadParams, "epochs: 2.0 is not a whole number from 1 to 100000."),
+        ({"seed": -1}, BadParams, "seed: -1 is not a whole number from 0 to 2**63 - 1."),
+        ({"seed": 2**63}, BadParams, "seed: 9223372036854775808 is not a whole number from 0 to 2**63 - 1."),
+        ({"precision": "fp16"}, NoDevice, "precision: 'fp16' is not one of auto, fp32, bf16."),
+        ({"params": {"lr": -1}}, BadParams, "lr: -1 is not a number in (0, 10]."),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_before_any_training(
+    data: Dataset, asked: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    told: list[EpochReport] = []
+    everything: dict[str, Any] = {"params": SMALL, "data": data} | asked
+
+    with pytest.raises(error) as caught:
+        run(**everything, each=told.append)
+
+    assert str(caught.value) == sentence
+    assert told == []
