@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import numpy as np
-
 
 class Stream(IntEnum):
     """What a random number is for. Append only, so that old seeds keep their bits."""
@@ -27,5 +25,7 @@ def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:
 
     Source: numpy.random.SeedSequence, spawn keys.
     """
+    import numpy as np  # costs a tenth of a second, which --help has not
+
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), epoch))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

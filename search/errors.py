@@ -7,6 +7,7 @@
         ├── StorageDown        the database cannot be reached or opened; exit code 1
         ├── BadStorage         the URL of the database cannot be used
         ├── StudyNotFound      no study of that name
+        ├── TrialNotFound      no trial of that number
         ├── StudyChanged       the study was started with another declaration
         └── BadDeclaration     a key of a study's TOML file is wrong
 
@@ -62,6 +63,22 @@ class StudyNotFound(SearchError):
         self.name, self.known = name, tuple(known)
         there = f"Studies: {', '.join(self.known)}." if self.known else "The database holds no study yet."
         super().__init__(f"There is no study {name!r}.{did_you_mean(name, self.known)} {there}")
+
+
+class TrialNotFound(SearchError):
+    """The study has no trial of that number.
+
+    Attributes
+    ----------
+    study : str
+    number : int
+        The number that was asked for.
+    """
+
+    def __init__(self, study: str, number: int, trials: int) -> None:
+        there = f"It has the trials 0 to {trials - 1}." if trials else "It has none yet."
+        super().__init__(f"Study {study!r} has no trial {number}. {there}")
+        self.study, self.number = study, number
 
 
 class StudyChanged(SearchError):

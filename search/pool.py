@@ -95,7 +95,7 @@ class Pool:
         command = [sys.executable, "-P", "-m", "search.worker", self.study.name]
         command += ["--budget", str(self.budget_id), "--name", name, "--artifacts", str(self.root)]
         threads = str(self.study.declaration.threads)
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
             command,
             stdin=subprocess.PIPE,  # its closing tells the worker that we are gone
             stdout=log,

@@ -23,7 +23,7 @@ from search.errors import BadDeclaration, StudyChanged, StudyNotFound
 from search.ledger import Ledger
 from search.paper import PaperTrial
 from search.space import outside
-from search.storage import close, connect
+from search.storage import close, connect, resolve_url
 from search.strategy import pruner
 
 DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JSON
@@ -55,7 +55,7 @@ class Study:
 
 @contextmanager
 def open_study(
-    reference: str, storage_url: str, *, overrides: Mapping[str, int] | None = None, create: bool = False
+    reference: str, storage_url: str | None, *, overrides: Mapping[str, int] | None = None, create: bool = False
 ) -> Iterator[Study]:
     """Open a study for as long as the context lasts.
 
@@ -64,7 +64,7 @@ def open_study(
     reference : str
         A study's name, or a declaration's file. A study in the database keeps the declaration that it was
         started with; a file, and each override, must agree with that.
-    storage_url : str
+    storage_url : str, optional
         As `search.storage.resolve_url` takes it.
     overrides : mapping, optional
         Values from the command line that win over the file's, such as ``{"epochs": 3}``.
@@ -77,7 +77,7 @@ def open_study(
     """
     wanted = overrides or {}
     declared = declarations.read(Path(reference), overrides=wanted) if _is_file(reference) else None
-    storage = connect(storage_url, create=create)
+    storage = connect(resolve_url(storage_url), create=create)
     try:
         yield _open(storage, declared or reference, wanted, create=create)
     finally:

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from mlc_core import Dataset, MlcError, digits
 from search import artifacts
-from search.errors import SearchError, StorageDown
+from search.errors import SearchError, StorageDown, StudyNotFound
 from search.ledger import Claim, Done, Ledger, Wait
 from search.objective import Finished, Lost, Outcome, Pruned, run_trial, study_precision
 from search.signals import Interrupted, Stop
@@ -106,6 +106,30 @@ def work(
     return finished
 
 
+def join(reference: str, storage_url: str, *, root: Path, stop: Stop, wait: bool) -> int:
+    """Work on a study that somebody else starts; if told to wait, also before they do, until the stop is asked.
+
+    Returns
+    -------
+    int
+        How many trials this worker finished.
+    """
+    said = False
+    while True:
+        try:
+            with open_study(reference, storage_url) as study:
+                return work(study, name=worker_name(), root=root, stop=stop, forever=wait)
+        except (StudyNotFound, StorageDown) as error:
+            if not wait:
+                raise
+            if not said:
+                log.warning("waiting: %s", error)
+                said = True
+        if stop.asked:
+            return 0
+        stop.wait(POLL_SECONDS)
+
+
 def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, name: str, root: Path, stop: Stop) -> int:
     folder = artifacts.checkpoint_folder(root, study, claim.number)
     lost = threading.Event()
@@ -169,7 +193,7 @@ def _end_with_parent(stop: Stop) -> None:
     """Stop when standard input closes: the pool holds the other end, and must not be survived."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not sys.stdin, whose lock would be held when the process ends
         if not stop.asked:
             os.kill(os.getpid(), signal.SIGTERM)
 

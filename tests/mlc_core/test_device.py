@@ -70,30 +70,31 @@ def test_auto_is_the_best_device_here_with_as_many_threads_as_torch_uses() -> No
     assert choose(device="cpu", precision="fp32", threads=7) == Compute(device="cpu", precision="fp32", threads=7)
 
 
-def test_a_measured_precision_is_remembered_for_these_threads_only(remembered: Path) -> None:
+@pytest.mark.parametrize("before", [None, "[]", "\xff"])
+def test_a_measured_precision_is_remembered_whatever_lay_in_its_place(remembered: Path, before: str | None) -> None:
+    if before is not None:
+        remembered.write_text(before, encoding="latin-1")
+
     measured = choose(device="cpu", threads=1)
-    assert measured == Compute(device="cpu", precision=measured.precision, threads=1)
 
     ((key, value),) = json.loads(remembered.read_text()).items()
-    assert value == measured.precision
+    assert value == measured.precision in PRECISIONS
     assert key.endswith(f" | torch {torch.__version__} | 1 threads")
-    for told in ("fp32", "bf16"):  # whatever it measured, the file decides now
+    for told in PRECISIONS:  # whatever it measured, the file decides now
         remembered.write_text(json.dumps({key: told}))
-        assert choose(device="cpu", threads=1).precision == told
-
-    remembered.write_text(json.dumps({key: "fp8"}))  # nobody knows it: measured again
-    assert choose(device="cpu", threads=1).precision in PRECISIONS
-    choose(device="cpu", threads=2)
-    assert set(json.loads(remembered.read_text())) == {key, key.replace("1 threads", "2 threads")}
+        assert choose(device="cpu", threads=1) == Compute(device="cpu", precision=told, threads=1)
 
 
-@pytest.mark.parametrize("content", ["[]", "\xff"])
-def test_a_spoilt_memory_is_measured_again(remembered: Path, content: str) -> None:
-    remembered.write_text(content, encoding="latin-1")
+def test_an_unknown_precision_is_measured_and_the_other_memories_stay(remembered: Path) -> None:
+    choose(device="cpu", threads=1)
+    (key,) = json.loads(remembered.read_text())
+    remembered.write_text(json.dumps({key: "fp8", "another machine": "bf16"}))
 
-    measured = choose(device="cpu", threads=1)
+    choose(device="cpu", threads=1)
 
-    assert measured.precision in json.loads(remembered.read_text()).values()
+    known = json.loads(remembered.read_text())
+    assert known[key] in PRECISIONS
+    assert known == {key: known[key], "another machine": "bf16"}
 
 
 def test_a_precision_that_is_asked_for_is_not_measured(remembered: Path) -> None:

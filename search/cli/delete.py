@@ -1,0 +1,47 @@
+"""``delete``: a study and its files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from search.cli import options
+from search.cli.printing import talk
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("delete")(delete)
+
+
+def delete(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")],
+    *,
+    storage: options.Storage = None,
+    artifacts: options.Artifacts = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study with its trials, checkpoints and weights; asks first.
+
+    Example: mlc-search delete default
+    """
+    import optuna
+
+    from search.artifacts import artifacts_folder, remove_all
+    from search.drawing import counted
+    from search.storage import resolve_url
+    from search.study import open_study
+    from search.views import counts, trial_rows
+    from search.worker import quiet_optuna
+
+    quiet_optuna()
+    url = resolve_url(storage)
+    with open_study(study, url) as opened:
+        name = opened.name
+        if not yes:
+            what = f"Delete study {name!r} ({counted(counts(trial_rows(opened)))}) and its files?"
+            typer.confirm(what, abort=True, err=True)
+        remove_all(artifacts_folder(artifacts, url), opened)
+        optuna.delete_study(study_name=name, storage=opened.optuna._storage)
+    talk(f"Study {name!r} is deleted.")

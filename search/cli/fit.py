@@ -1,0 +1,113 @@
+"""``fit``: one configuration, no study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.cli import options
+from search.cli.printing import show_json, talk
+
+if TYPE_CHECKING:
+    from mlc_core import EpochReport, Value
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("fit")(fit)
+
+
+def fit(
+    params: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Parameters, such as lr=1e-3 optimizer=adam scheduler=step."),
+    ] = None,
+    *,
+    paper: Annotated[
+        int | None,
+        typer.Option(
+            "--paper", help="Start from documented trial 1 to 5, as 'default' replays it.", show_default=False
+        ),
+    ] = None,
+    epochs: options.Epochs = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="By default 0.", show_default=False)] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="DIR", help="Keep its state here, and go on from there.", show_default=False
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train one configuration and print its best validation loss.
+
+    Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 12
+    """
+    given = _parsed(params or [])
+    spec: dict[str, Any] = {"params": given, "epochs": epochs, "seed": seed, "threads": threads}
+    if paper is not None:
+        spec = _like_paper(paper, spec)
+    import mlc_core
+
+    def tell(report: EpochReport, /) -> bool:
+        losses = f"training {report.train_loss:.4f}  validation {report.val_loss:.4f}"
+        talk(f"epoch {report.epoch:>3}/{report.epochs}  {losses}  lr {report.lr:.2e}  {report.seconds:.1f} s")
+        return True
+
+    length = {} if spec["epochs"] is None else {"epochs": spec["epochs"]}
+    try:
+        loss = mlc_core.fit(
+            spec["params"],
+            seed=spec["seed"] or 0,
+            device=device,
+            precision=precision,
+            threads=spec["threads"],
+            on_epoch=tell,
+            checkpoint=checkpoint,
+            **length,
+        )
+    except KeyboardInterrupt:
+        kept = f" Its state is in {checkpoint}; the same command goes on." if checkpoint else ""
+        talk(f"Stopped.{kept}")
+        raise typer.Exit(130) from None
+    if as_json:
+        show_json({"val_loss": loss, "params": mlc_core.Params.from_flat(spec["params"]).to_flat()})
+    else:
+        typer.echo(repr(loss))
+
+
+def _parsed(words: list[str]) -> dict[str, Value]:
+    """Read ``lr=1e-3`` as the kind of value that lr is."""
+    from mlc_core import DEFAULTS
+
+    flat: dict[str, Value] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{word!r} is not KEY=VALUE, such as lr=1e-3.")
+        try:
+            flat[key] = type(DEFAULTS.get(key, ""))(text)
+        except ValueError:
+            flat[key] = text  # the parameter's own check says what is allowed
+    return flat
+
+
+def _like_paper(number: int, spec: dict[str, Any]) -> dict[str, Any]:
+    from search.declaration import built_in
+    from search.paper import paper_trials
+    from search.study import paper_params
+
+    known = {trial.number: trial for trial in paper_trials()}
+    if number not in known:
+        raise typer.BadParameter(f"--paper {number}: the document has trials {', '.join(map(str, known))}.")
+    study = built_in("default")
+    ours = {"epochs": study.epochs, "seed": known[number].seed, "threads": study.threads}
+    said = {key: value for key, value in spec.items() if value is not None and key != "params"}
+    return {**ours, **said, "params": paper_params(study, known[number]).to_flat() | spec["params"]}

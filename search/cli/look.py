@@ -1,0 +1,195 @@
+"""``status``, ``best``, ``trials``, ``show`` and ``studies``: what one reads of a study; none of them writes."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.cli import options
+from search.cli.printing import show, show_json, talk
+
+if TYPE_CHECKING:
+    from search.views import TrialRow
+
+
+class State(StrEnum):
+    """What --state takes."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    RUNNING = "running"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+class Sort(StrEnum):
+    """What --sort takes."""
+
+    NUMBER = "number"
+    LOSS = "loss"
+    SECONDS = "seconds"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (status, best, trials, show_trial, studies):
+        app.command("show" if command is show_trial else command.__name__)(command)
+
+
+def status(*, study: options.Study = "default", storage: options.Storage = None, as_json: options.Json = False) -> None:
+    """Say where a study stands: trials by state, what runs, the best so far.
+
+    Example: mlc-search status
+    """
+    from search.drawing import counted, number, trials_table
+    from search.views import counts, leaderboard
+
+    name, rows, _ = _read(study, storage)
+    leaders, figures = leaderboard(rows), counts(rows)
+    running = [row for row in rows if row.state == "running"]
+    if as_json:
+        best = leaders[0].to_table() if leaders else None
+        states = asdict(figures) | {"finished": figures.finished}
+        show_json({"study": name, "trials": states, "running": [row.to_table() for row in running], "best": best})
+        return
+    show(f"Study {name}: {counted(figures)}")
+    if leaders:
+        show(f"Best validation loss: {number(leaders[0].value)}, trial {leaders[0].number}")
+    if running:
+        show(trials_table(running, title="Running"))
+
+
+def best(
+    *,
+    study: options.Study = "default",
+    storage: options.Storage = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many of the best to list.")] = 10,
+    as_json: options.Json = False,
+) -> None:
+    """Show the best complete trials and the parameters of the first.
+
+    Example: mlc-search best --top 3
+    """
+    from search.drawing import params_table, trials_table
+    from search.views import leaderboard
+
+    name, rows, fixed = _read(study, storage)
+    leaders = leaderboard(rows)[:top]
+    if as_json:
+        show_json({"study": name, "fixed": fixed, "leaderboard": [row.to_table() for row in leaders]})
+        return
+    if not leaders:
+        talk(f"No trial of study {name!r} is complete yet.")
+        return
+    show(trials_table(leaders, title=f"Best of study {name}"), "", params_table(leaders[0], fixed))
+
+
+def trials(
+    *,
+    study: options.Study = "default",
+    storage: options.Storage = None,
+    state: Annotated[
+        list[State] | None, typer.Option("--state", help="Only these; may be repeated.", show_default=False)
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Only replays of the documented trials.")] = False,
+    sort: Annotated[Sort, typer.Option("--sort", help="Smallest first.")] = Sort.NUMBER,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """List the trials.
+
+    Example: mlc-search trials --state complete --sort loss
+    """
+    from search.drawing import trials_table
+
+    if as_csv and as_json:
+        raise typer.BadParameter("--csv and --json: choose one.")
+    name, rows, _ = _read(study, storage)
+    wanted = {chosen.value for chosen in state or State}
+    rows = [row for row in rows if row.state in wanted and (row.paper is not None or not paper)]
+    rows.sort(key=lambda row: _place(row, sort))
+    if as_json:
+        show_json([row.to_table() for row in rows])
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        show(trials_table(rows, title=f"Study {name}: {len(rows)} trials"))
+
+
+def show_trial(
+    number: Annotated[int, typer.Argument(min=0, metavar="NUMBER", help="The trial's number.")],
+    *,
+    study: options.Study = "default",
+    storage: options.Storage = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show everything about one trial.
+
+    Example: mlc-search show 12
+    """
+    from search.drawing import trial_table
+    from search.errors import TrialNotFound
+
+    name, rows, _ = _read(study, storage)
+    row = next((row for row in rows if row.number == number), None)
+    if row is None:
+        raise TrialNotFound(name, number, len(rows))
+    if as_json:
+        show_json(row.to_table())
+    else:
+        show(trial_table(row))
+
+
+def studies(*, storage: options.Storage = None, as_json: options.Json = False) -> None:
+    """List the studies in the database.
+
+    Example: mlc-search studies
+    """
+    from search.drawing import studies_table
+    from search.storage import close, connect, resolve_url
+    from search.study import study_names
+    from search.views import counts, leaderboard
+
+    opened = connect(resolve_url(storage), create=False)
+    names = study_names(opened)
+    close(opened)
+    rows = []
+    for name in names:
+        trials_of = _read(name, storage)[1]
+        leaders = leaderboard(trials_of)
+        rows.append((name, counts(trials_of), leaders[0].value if leaders else None))
+    if as_json:
+        show_json([{"study": name, "trials": asdict(figures), "best": best} for name, figures, best in rows])
+    else:
+        show(studies_table(rows))
+
+
+def _read(study: str, storage: str | None) -> tuple[str, list[TrialRow], dict[str, str | int | float]]:
+    """Read a study's name, trials and fixed parameters."""
+    from search.study import open_study
+    from search.views import trial_rows
+
+    with open_study(study, storage) as opened:
+        return opened.name, trial_rows(opened), dict(opened.declaration.fixed)
+
+
+def _place(row: TrialRow, sort: Sort) -> tuple[float, int]:
+    """Sort key; what has no such figure yet comes last."""
+    figure = {Sort.NUMBER: row.number, Sort.LOSS: row.loss, Sort.SECONDS: row.seconds}[sort]
+    return (float("inf") if figure is None else figure, row.number)
+
+
+def _print_csv(rows: Sequence[TrialRow]) -> None:
+    keys = list(dict.fromkeys(key for row in rows for key in row.params))
+    writer = csv.writer(sys.stdout)
+    heads = ("number", "state", "value", "epoch", "epochs", "paper", "seed", "seconds", "started", "note")
+    writer.writerow([*heads, *keys])
+    for row in rows:
+        table = row.to_table()
+        writer.writerow([*(table[head] for head in heads), *(row.params.get(key) for key in keys)])

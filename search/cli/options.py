@@ -1,0 +1,65 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Study = Annotated[
+    str, typer.Option("--study", metavar="NAME|FILE", help="A study's name, or the TOML file that declares it.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; by default MLC_STORAGE, "
+        "else mlc-search.db in this folder. Prefer MLC_STORAGE for a URL with a password: other users can "
+        "read a command line.",
+        show_default=False,
+    ),
+]
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        "--artifacts",
+        metavar="DIR",
+        help="Folder for checkpoints and weights; by default MLC_ARTIFACTS, else mlc-search-artifacts beside the "
+        "SQLite file, else in this folder.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", help="Full length of a trial; by default the study's.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """Read ``2,4`` as numbers; None stays None."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 2,4.")
+    return [int(part) for part in parts]
+
+
+def seconds(text: str | None) -> float | None:
+    """Read ``90``, ``90s``, ``15m``, ``2h`` or ``1d``; None stays None."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 90, 15m or 2h.")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def overrides(**given: int | None) -> dict[str, int]:
+    """Keep what was given on the command line."""
+    return {key: value for key, value in given.items() if value is not None}

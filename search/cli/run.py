@@ -1,0 +1,169 @@
+"""``run`` and ``worker``: what trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.cli import options
+from search.cli.printing import error_console, show, show_json, talk
+
+if TYPE_CHECKING:  # these import Optuna, which costs --help a second
+    from pathlib import Path
+
+    from search.ledger import Progress
+    from search.signals import Stop
+    from search.study import Study
+
+INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells use it
+MOST_WORKERS = 4  # by default: further ones know too little of each other's trials to be worth their while
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("run")(run)
+    app.command("worker")(worker)
+
+
+def run(
+    *,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="How many more trials are to finish.")] = 50,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            max=256,
+            help="Processes on this machine; by default one for each CPU thread that a trial takes, at most "
+            f"{MOST_WORKERS}. 0: only ask for the trials and watch what workers elsewhere do.",
+            show_default=False,
+        ),
+    ] = None,
+    study: options.Study = "default",
+    storage: options.Storage = None,
+    artifacts: options.Artifacts = None,
+    epochs: options.Epochs = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="TIME", help="Stop after 90 (seconds), 15m or 2h.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="By default the study's.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search: run trials until that many more have finished, then show the best.
+
+    Creates the study, or goes on with it. Ctrl-C stops cleanly: what runs goes back to the queue with its
+    checkpoint, and the next run goes on from there.
+
+    Example: mlc-search run --trials 50
+    """
+    seconds = options.seconds(timeout)
+    from search.artifacts import artifacts_folder, sweep
+    from search.signals import Stop
+    from search.storage import resolve_url
+    from search.study import open_study
+    from search.worker import quiet_optuna
+
+    quiet_optuna()
+    url = resolve_url(storage)
+    wanted = options.overrides(epochs=epochs, seed=seed)
+    stop = Stop()
+    stop.listen()
+    with open_study(study, url, overrides=wanted, create=True) as opened:
+        root = artifacts_folder(artifacts, url)
+        sweep(root, opened)
+        count = _default_workers(opened.declaration.threads) if workers is None else workers
+        progress, timed_out = _search(opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds)
+        _report(opened, progress, as_json=as_json)
+    if progress.finished < progress.asked:
+        why = "The time is up" if timed_out else "Stopped"
+        left = progress.asked - progress.finished
+        talk(f"{why} after {progress.finished} of {progress.asked} trials. {_how_to_go_on(study, storage, left)}")
+        if not timed_out:
+            raise typer.Exit(INTERRUPTED)
+
+
+def worker(
+    *,
+    study: options.Study = "default",
+    storage: options.Storage = None,
+    artifacts: options.Artifacts = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay, also before the study is there, until stopped by a signal.")
+    ] = False,
+) -> None:
+    """Join a study from any machine that reaches its database, until nothing is left to do.
+
+    The trials to do are those that a run asked for, here or elsewhere.
+
+    Example: MLC_STORAGE=postgresql://me:secret@db/mlc mlc-search worker --wait
+    """
+    from search.artifacts import artifacts_folder
+    from search.signals import Stop
+    from search.storage import resolve_url
+    from search.worker import join, quiet_optuna
+
+    quiet_optuna()
+    url = resolve_url(storage)
+    stop = Stop()
+    stop.listen()
+    finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait)
+    talk(f"This worker finished {finished} trials.")
+
+
+def _search(
+    study: Study, url: str, root: Path, *, trials: int, workers: int, stop: Stop, seconds: float | None
+) -> tuple[Progress, bool]:
+    from search.pool import Pool
+    from search.progress import Progress
+
+    budget_id = study.ledger.open_budget(trials)
+    try:
+        with Progress(study, budget_id, error_console()) as drawn:
+            pool = Pool(study, url, root, budget_id)
+            timed_out = pool.run(workers, stop=stop, watch=drawn.watch, seconds=seconds)
+    finally:
+        study.ledger.close_budget(budget_id)
+    return study.ledger.remaining(budget_id), timed_out
+
+
+def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
+    from search.drawing import LEADERS, counted, params_table, trials_table
+    from search.views import counts, leaderboard, trial_rows
+
+    rows = trial_rows(study)
+    leaders = leaderboard(rows)
+    if as_json:
+        show_json(
+            {
+                "study": study.name,
+                "asked": progress.asked,
+                "finished": progress.finished,
+                "best": leaders[0].to_table() if leaders else None,
+                "leaderboard": [row.to_table() for row in leaders[:LEADERS]],
+            }
+        )
+        return
+    if not leaders:
+        talk("No trial is complete yet.")
+        return
+    title = f"Study {study.name}: {counted(counts(rows))}"
+    show(trials_table(leaders[:LEADERS], title=title), "", params_table(leaders[0], study.declaration.fixed))
+
+
+def _default_workers(threads: int) -> int:
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // threads))
+
+
+def _how_to_go_on(study: str, storage: str | None, left: int) -> str:
+    from search.storage import redacted
+
+    place = f" --storage {redacted(storage)}" if storage else ""
+    name = f" --study {study}" if study != "default" else ""
+    return f"To go on: mlc-search run --trials {left}{name}{place}"
