@@ -70,8 +70,9 @@ def keep_only_best(root: Path, study: Study) -> None:
     store = FileSystemArtifactStore(root)
     for trial in ranked[study.declaration.keep :]:
         for artifact in weights_of(trial):
-            _remove(store, artifact)
-            _forget(study, trial._trial_id)
+            if (root / artifact).exists():  # Optuna's memory of a finished trial names what is long gone
+                _remove(store, artifact)
+                _forget(study, trial._trial_id)
 
 
 def weights_of(trial: FrozenTrial) -> list[str]:

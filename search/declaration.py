@@ -9,13 +9,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mlc_core import DEFAULTS, SCHEDULER_OF, SCHEDULERS, BadParams, Params, SchedulerName, Value, did_you_mean
+from mlc_core import DEFAULTS, KEYS, SCHEDULER_OF, SCHEDULERS, BadParams, Params, SchedulerName, Value, did_you_mean
 from search.errors import BadDeclaration
-from search.options import PRUNERS, SAMPLERS, Pruner, Sampler
+from search.options import PRUNERS, SAMPLERS, Pruner, Sampler, Tpe
 
 BUILT_IN: Final = ("default",)  # studies that travel with the package
 Table = Mapping[str, Any]  # one TOML table
@@ -143,6 +144,8 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
         for key, (default, low, high) in _WHOLE.items()
     }
     sampler = cast("Sampler", _named(table.get("sampler", {}), SAMPLERS, "tpe", where=where, key="sampler"))
+    if isinstance(sampler, Tpe) and sampler.group and not sampler.multivariate:
+        raise BadDeclaration(where, "sampler.group", "true needs multivariate = true; set both to false.")
     pruner = cast("Pruner", _named(table.get("pruner", {}), PRUNERS, "hyperband", where=where, key="pruner"))
     first = getattr(pruner, "min_resource", 1)
     if first > numbers["epochs"]:
@@ -203,6 +206,7 @@ def _space(table: Table, *, where: str) -> tuple[dict[str, Domain], dict[Schedul
 def _fixed(
     table: Table, space: Mapping[str, Domain], branches: Mapping[SchedulerName, Mapping[str, Domain]], *, where: str
 ) -> dict[str, Value]:
+    _known(table, KEYS, where=where, prefix="fixed.")
     for key, value in table.items():
         if key in space or any(key in branch for branch in branches.values()):
             raise BadDeclaration(where, f"fixed.{key}", "it is in [space] too; leave it in one of the two.")
@@ -247,6 +251,9 @@ def _range(key: str, table: Table, *, where: str, at: str) -> Range:
     if log:
         raise BadDeclaration(where, f"{at}.step", "a range has a step or log = true, not both.")
     _number(step, whole=whole, low=1 if whole else 1e-12, high=1e9, where=where, key=f"{at}.step")
+    # In decimals, as Optuna reckons: it would lower high, and warn of that in every trial.
+    if (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)) != 0:
+        raise BadDeclaration(where, f"{at}.step", f"steps of {step!r} from {low!r} do not end at {high!r}.")
     return Range(low, high, log, step)
 
 
@@ -262,7 +269,7 @@ def _domain_table(domain: Domain) -> object:
 
 def _named(table: Table, kinds: Mapping[str, type[Any]], default: str, *, where: str, key: str) -> object:
     name = table.get("name", default)
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         problem = f"{name!r} is not one of {', '.join(kinds)}.{did_you_mean(name, kinds)}"
         raise BadDeclaration(where, f"{key}.name", problem)
     options = {field.name: field for field in fields(kinds[name])}

@@ -78,13 +78,18 @@ def trial_table(row: TrialRow) -> Table:
     for heading, text in lines.items():
         table.add_row(heading, text)
     if row.note:
-        table.add_row("note", row.note)
+        table.add_row("note", Text(row.note))  # an exception's text: its brackets are no markup
     return table
 
 
+def best_line(row: TrialRow) -> str:
+    """Name the best trial."""
+    return f"Best validation loss: {number(row.value)}, trial {row.number}"
+
+
 def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:
-    """Parameters of the best trial, the fixed ones included."""
-    table = _table(f"Best parameters: trial {row.number}, validation loss {number(row.value)}", header=False)
+    """Parameters of a trial, the fixed ones included."""
+    table = _table(None, header=False)
     table.add_column(style="bold")
     table.add_column()
     for key, value in {**fixed, **row.params}.items():
@@ -155,7 +160,7 @@ def finished_line(row: TrialRow) -> str:
     return f"{head}: {settings(row.params)}{note}"
 
 
-def _table(title: str, *, header: bool = True) -> Table:
+def _table(title: str | None, *, header: bool = True) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", show_header=header, box=None, pad_edge=False)
 
 

@@ -65,7 +65,8 @@ class Pool:
     def run(self, workers: int, *, stop: Stop, watch: Watch, seconds: float | None = None) -> bool:
         """Work on the budget until it is done, the stop is asked, or the time is up.
 
-        Asked a second time, the workers are killed; what they had not finished goes back to the queue.
+        Asked a second time, the workers are killed; what they had not finished goes back to the queue. With no
+        worker here, those elsewhere are waited for.
 
         Returns
         -------
@@ -81,13 +82,16 @@ class Pool:
         try:
             for _ in range(workers):
                 self._start()
-            while self._children and not stop.asked and time.monotonic() < deadline:
+            while self._busy(workers) and not stop.asked and time.monotonic() < deadline:
                 watch()
                 stop.wait(POLL_SECONDS)
                 self._look()
             return time.monotonic() >= deadline
         finally:
             self._end(watch)
+
+    def _busy(self, workers: int) -> bool:
+        return bool(self._children) if workers else not self.study.ledger.remaining(self.budget_id).closed
 
     def _start(self) -> None:
         name = worker_name()

@@ -83,7 +83,8 @@ class Progress:
         if 0 < budget.finished < budget.asked:
             left = elapsed / budget.finished * (budget.asked - budget.finished)
             head.append("  left about ", "dim").append(duration(left))
-        bar = ProgressBar(total=budget.asked, completed=budget.finished, width=60)
+        bar = Table.grid()  # alone, a bar ends no line
+        bar.add_row(ProgressBar(total=budget.asked, completed=budget.finished, width=60))
         running = Table(box=None, pad_edge=False, show_header=False)
         for row in rows:
             if row.state == "running":

@@ -57,7 +57,10 @@ def _holds(domain: Domain, value: Value) -> bool:
     match domain:
         case Choice(values=values):
             return value in values
-        case Range(low=low, high=high):
-            return not isinstance(value, str) and low <= value <= high
+        case Range(low=low, high=high, step=step):
+            if isinstance(value, str) or not low <= value <= high:
+                return False
+            steps = 0.0 if step is None else (value - low) / step
+            return abs(steps - round(steps)) < 1e-8  # as Optuna reckons
         case other:
             assert_never(other)

@@ -39,8 +39,12 @@ def sampler(declaration: Declaration, number: int) -> BaseSampler:
             case Gp(startup=startup):
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
             case Qmc():
-                # One sequence for the whole study: here the seed must not change from trial to trial.
-                return optuna.samplers.QMCSampler(seed=declaration.seed % 2**32, scramble=True)
+                # One sequence for the whole study: here the seed must not change from trial to trial. What the
+                # sequence has no place for, such as other schedulers' parameters, is drawn on the side.
+                aside = optuna.samplers.RandomSampler(seed=seed)
+                return optuna.samplers.QMCSampler(
+                    seed=declaration.seed % 2**32, scramble=True, independent_sampler=aside
+                )
             case Random():
                 return optuna.samplers.RandomSampler(seed=seed)
             case other:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import optuna
 from optuna.storages import RDBStorage, get_storage
+from optuna.study._frozen import FrozenStudy
 
 from mlc_core import SCHEDULER_KEYS, Params, Value
 from search import declaration as declarations
@@ -75,6 +76,7 @@ def open_study(
     ------
     StudyNotFound, StudyChanged, BadDeclaration, BadStorage, StorageDown
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what matters of its lines, the study holds
     wanted = overrides or {}
     declared = declarations.read(Path(reference), overrides=wanted) if _is_file(reference) else None
     storage = connect(resolve_url(storage_url), create=create)
@@ -102,7 +104,7 @@ def enqueue_paper(study: Study, trials: Iterable[PaperTrial]) -> dict[int, bool]
     BadDeclaration
         The study's space would never draw one of them; nothing was added.
     """
-    specs = {trial: _replay(study, trial) for trial in trials}
+    specs = [(trial, _replay(study, trial)) for trial in trials]
     searched = {*study.declaration.space, *SCHEDULER_KEYS}
     return {
         trial.number: study.ledger.enqueue(
@@ -111,7 +113,7 @@ def enqueue_paper(study: Study, trials: Iterable[PaperTrial]) -> dict[int, bool]
             user_attrs={PAPER: trial.number, FIT: spec},
         )
         is not None
-        for trial, spec in specs.items()
+        for trial, spec in specs
     }
 
 
@@ -142,24 +144,21 @@ def _is_file(reference: str) -> bool:
 def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str, int], *, create: bool) -> Study:
     name = wanted if isinstance(wanted, str) else wanted.name
     there = {study.study_name: study for study in storage.get_all_studies()}
-    # One without declaration and trials: whoever creates it is, or was, between the two steps below.
-    absent = name not in there or not (
-        DECLARATION in there[name].user_attrs or storage.get_n_trials(there[name]._study_id)
-    )
+    absent = name not in there or _is_bare(storage, there[name])
     cached = get_storage(storage)
     if absent:
         if wanted in BUILT_IN:
             wanted = declarations.built_in(name, overrides=overrides)
         if isinstance(wanted, str) or not create:
-            raise StudyNotFound(name, sorted(there))
+            raise StudyNotFound(name, study_names(storage))
         optuna.create_study(storage=cached, study_name=name, direction="minimize", load_if_exists=True)
-    elif DECLARATION not in there[name].user_attrs:
+    elif DECLARATION not in storage.get_study_user_attrs(there[name]._study_id):  # read anew: it may just have come
         problem = "it has none, so another program made it. Name a study that mlc-search started."
         raise BadDeclaration(f"study {name!r}", "declaration", problem)
     study_id = cached.get_study_id_from_name(name)
     ledger = Ledger(storage, study_id)
     text: str = (
-        there[name].user_attrs[DECLARATION]
+        storage.get_study_user_attrs(study_id)[DECLARATION]
         if isinstance(wanted, str)
         else ledger.remember(DECLARATION, json.dumps(wanted.to_table()))
     )
@@ -171,3 +170,9 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
     study = optuna.load_study(study_name=name, storage=cached, pruner=pruner(declared))
     identity = ledger.remember(IDENTITY, uuid.uuid4().hex)
     return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries))
+
+
+def _is_bare(storage: RDBStorage, study: FrozenStudy) -> bool:
+    """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
+    ours = study.directions == [optuna.study.StudyDirection.MINIMIZE] and DECLARATION not in study.user_attrs
+    return ours and not storage.get_n_trials(study._study_id)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Value
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
-from search.study import DIVERGED, FIT, PAPER, SECONDS, Study
+from search.study import COMPUTE, DIVERGED, FIT, PAPER, SECONDS, Study
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -42,6 +42,8 @@ class TrialRow:
     seconds: float | None  # spent training; None until it has finished
     started: datetime | None
     note: str  # why it diverged, failed or was lost last; else empty
+    fit: Mapping[str, Any]  # all parameters, epochs and seed of its fit; empty until it has started
+    compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
 
     @property
     def loss(self) -> float | None:
@@ -63,6 +65,8 @@ class TrialRow:
             "started": self.started.isoformat() if self.started else None,
             "losses": {str(epoch): loss for epoch, loss in self.losses.items()},
             "note": self.note,
+            "fit": dict(self.fit),
+            "compute": dict(self.compute),
         }
 
 
@@ -169,6 +173,8 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
         seconds=attributes.get(SECONDS),
         started=start.astimezone(UTC) if start else None,
         note=note,
+        fit=spec,
+        compute=attributes.get(COMPUTE, {}),
     )
 
 

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import optuna
 from optuna.trial import TrialState
 
 from mlc_core import Dataset, MlcError, digits
@@ -209,7 +208,6 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    quiet_optuna()
     stop = Stop()
     stop.listen()
     _end_with_parent(stop)
@@ -220,11 +218,6 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - the pool shows it
         return error.exit_code
     return 0
-
-
-def quiet_optuna() -> None:
-    """Keep Optuna's own lines off the terminal; what matters of them the study holds."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,7 @@ def delete(
     from search.storage import resolve_url
     from search.study import open_study
     from search.views import counts, trial_rows
-    from search.worker import quiet_optuna
 
-    quiet_optuna()
     url = resolve_url(storage)
     with open_study(study, url) as opened:
         name = opened.name

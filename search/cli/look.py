@@ -47,7 +47,7 @@ def status(*, study: options.Study = "default", storage: options.Storage = None,
 
     Example: mlc-search status
     """
-    from search.drawing import counted, number, trials_table
+    from search.drawing import best_line, counted, trials_table
     from search.views import counts, leaderboard
 
     name, rows, _ = _read(study, storage)
@@ -60,7 +60,7 @@ def status(*, study: options.Study = "default", storage: options.Storage = None,
         return
     show(f"Study {name}: {counted(figures)}")
     if leaders:
-        show(f"Best validation loss: {number(leaders[0].value)}, trial {leaders[0].number}")
+        show(best_line(leaders[0]))
     if running:
         show(trials_table(running, title="Running"))
 
@@ -76,7 +76,7 @@ def best(
 
     Example: mlc-search best --top 3
     """
-    from search.drawing import params_table, trials_table
+    from search.drawing import best_line, params_table, trials_table
     from search.views import leaderboard
 
     name, rows, fixed = _read(study, storage)
@@ -87,7 +87,9 @@ def best(
     if not leaders:
         talk(f"No trial of study {name!r} is complete yet.")
         return
-    show(trials_table(leaders, title=f"Best of study {name}"), "", params_table(leaders[0], fixed))
+    show(
+        trials_table(leaders, title=f"Best of study {name}"), "", best_line(leaders[0]), params_table(leaders[0], fixed)
+    )
 
 
 def trials(

@@ -35,7 +35,10 @@ Artifacts = Annotated[
     ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", help="Full length of a trial; by default the study's.", show_default=False)
+    int | None,
+    typer.Option(
+        "--epochs", min=1, max=100_000, help="Full length of a trial; by default the study's.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -65,9 +65,7 @@ def run(
     from search.signals import Stop
     from search.storage import resolve_url
     from search.study import open_study
-    from search.worker import quiet_optuna
 
-    quiet_optuna()
     url = resolve_url(storage)
     wanted = options.overrides(epochs=epochs, seed=seed)
     stop = Stop()
@@ -81,7 +79,8 @@ def run(
     if progress.finished < progress.asked:
         why = "The time is up" if timed_out else "Stopped"
         left = progress.asked - progress.finished
-        talk(f"{why} after {progress.finished} of {progress.asked} trials. {_how_to_go_on(study, storage, left)}")
+        on = _how_to_go_on(study, storage, left) if count else "Workers elsewhere go on: see mlc-search status."
+        talk(f"{why} after {progress.finished} of {progress.asked} trials. {on}")
         if not timed_out:
             raise typer.Exit(INTERRUPTED)
 
@@ -104,9 +103,8 @@ def worker(
     from search.artifacts import artifacts_folder
     from search.signals import Stop
     from search.storage import resolve_url
-    from search.worker import join, quiet_optuna
+    from search.worker import join
 
-    quiet_optuna()
     url = resolve_url(storage)
     stop = Stop()
     stop.listen()
@@ -126,12 +124,13 @@ def _search(
             pool = Pool(study, url, root, budget_id)
             timed_out = pool.run(workers, stop=stop, watch=drawn.watch, seconds=seconds)
     finally:
-        study.ledger.close_budget(budget_id)
+        if workers:  # else those elsewhere go on without us
+            study.ledger.close_budget(budget_id)
     return study.ledger.remaining(budget_id), timed_out
 
 
 def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
-    from search.drawing import LEADERS, counted, params_table, trials_table
+    from search.drawing import LEADERS, best_line, counted, params_table, trials_table
     from search.views import counts, leaderboard, trial_rows
 
     rows = trial_rows(study)
@@ -151,7 +150,12 @@ def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
         talk("No trial is complete yet.")
         return
     title = f"Study {study.name}: {counted(counts(rows))}"
-    show(trials_table(leaders[:LEADERS], title=title), "", params_table(leaders[0], study.declaration.fixed))
+    show(
+        trials_table(leaders[:LEADERS], title=title),
+        "",
+        best_line(leaders[0]),
+        params_table(leaders[0], study.declaration.fixed),
+    )
 
 
 def _default_workers(threads: int) -> int:

@@ -1,4 +1,4 @@
-"""A cache folder of the session's own, the digit scenes made in it once, and the tiny data set."""
+"""A cache folder of the session's own, the digit scenes made in it once, the tiny data set, and a fit of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlc_core import Dataset, digits
+from tests.mlc_core.fits import FEW, RISING, Run, run
 from tests.mlc_core.tiny import tiny
 
 
@@ -28,3 +29,10 @@ def scenes(cache: Path) -> Dataset:  # noqa: ARG001 - it must be there first
 @pytest.fixture(scope="session")
 def data() -> Dataset:
     return tiny()
+
+
+@pytest.fixture(scope="session")
+def rising(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A fit whose first epoch was its best, with its checkpoint, not to be written to."""
+    folder = tmp_path_factory.mktemp("rising")
+    return run(RISING, FEW, checkpoint=folder), folder

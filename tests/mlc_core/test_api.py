@@ -20,10 +20,10 @@ def loaded_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in told.stdout.split()}
 
 
-def test_importing_the_core_and_building_params_loads_no_torch() -> None:
-    loaded = loaded_after("import mlc_core; mlc_core.Params.from_flat({'lr': 0.1}); mlc_core.stream_seed(1, 1)")
-    assert {"mlc_core", "numpy"} <= loaded
-    assert not loaded & {"torch", "torchvision", "sklearn", "safetensors", *NO_SEARCH}
+def test_importing_the_core_and_building_params_loads_nothing_heavy() -> None:
+    loaded = loaded_after("import mlc_core; mlc_core.Params.from_flat({'lr': 0.1})")
+    assert "mlc_core" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn", "safetensors", "numpy", *NO_SEARCH}
 
 
 def test_no_module_of_the_core_loads_anything_of_a_search() -> None:

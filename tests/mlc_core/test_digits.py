@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
@@ -150,6 +150,7 @@ DAMAGE = st.tuples(
 
 @settings(max_examples=50)
 @given(DAMAGE)
+@example((142, 0))  # the head of an array, which numpy parses before zipfile has compared checksums
 def test_whatever_bit_of_the_cache_flips_it_is_never_read_as_other_scenes(
     tmp_path_factory: pytest.TempPathFactory, stored: Path, damage: tuple[int, int]
 ) -> None:

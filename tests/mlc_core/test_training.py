@@ -1,27 +1,22 @@
-"""A fit gives the same bits each time, however often it is interrupted, and says truly how good it is."""
+"""A fit gives the same bits each time and says truly how good it is. Resuming is in test_resume.py."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import log_loss
-from torch.nn.functional import binary_cross_entropy
 
 from mlc_core import (
-    BadCheckpoint,
     BadParams,
     Dataset,
     Diverged,
@@ -34,64 +29,26 @@ from mlc_core import (
     fit,
     stream_seed,
 )
-from mlc_core.checkpoint import BEST, RESUME
+from mlc_core.checkpoint import BEST
 from mlc_core.model import Classifier, build
-from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
+from mlc_core.params import AUGMENTS
+from tests.mlc_core.fits import FEW, RISING, SMALL, Run, losses, run, same_weights
 from tests.mlc_core.tiny import SIZE, tiny
-
-SMALL: dict[str, Value] = {"image_size": SIZE, "batch_size": 32, "dropout": 0.3}
-FEW = tiny(train=48)
-RISING = SMALL | {"lr": 0.01, "batch_size": 24}  # too much for so few images: the first epoch is the best one
-
-
-class Run(NamedTuple):
-    """What a fit gave, without the seconds, which differ each time."""
-
-    value: float
-    reports: list[EpochReport]
-
-
-def run(
-    params: Params | dict[str, Value],
-    data: Dataset,
-    *,
-    seed: int = 0,
-    epochs: int = 3,
-    precision: str = "fp32",
-    checkpoint: Path | None = None,
-    device: str = "cpu",
-    last: int | None = None,
-    each: Callable[[EpochReport], object] = lambda _: None,
-) -> Run:
-    """Fit on one thread and stop after the epoch `last`."""
-    reports = []
-
-    def on_epoch(report: EpochReport) -> bool:
-        reports.append(replace(report, seconds=0.0))
-        each(report)
-        return report.epoch != last
-
-    value = fit(
-        params,
-        data,
-        seed=seed,
-        epochs=epochs,
-        device=device,
-        precision=precision,
-        threads=1,
-        on_epoch=on_epoch,
-        checkpoint=checkpoint,
-    )
-    return Run(value, reports)
-
-
-def losses(reports: list[EpochReport]) -> list[float]:
-    return [report.val_loss for report in reports]
 
 
 def normalized(split: Split, *, mean: list[float], std: list[float]) -> torch.Tensor:
     levels = split.images.astype(np.float64)
     return torch.from_numpy((levels - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))).float()
+
+
+def untrained(split: Split, *, seed: int) -> NDArray[np.float64]:
+    """The probabilities that the network of a seed begins with, normalized by this one batch, as a step does."""
+    colours = split.images.transpose(1, 0, 2, 3).reshape(3, -1)
+    pictures = normalized(split, mean=list(colours.mean(axis=1)), std=list(colours.std(axis=1)))
+    model = build(backbone="resnet10", stem="standard", dropout=0, classes=3, seed=stream_seed(seed, Stream.INIT))
+    with torch.no_grad():
+        chances: NDArray[np.float64] = model.train()(pictures).double().sigmoid().numpy()
+    return chances
 
 
 def best_weights(folder: Path, split: Split) -> tuple[dict[str, str], NDArray[np.float64]]:
@@ -106,27 +63,6 @@ def best_weights(folder: Path, split: Split) -> tuple[dict[str, str], NDArray[np
     pictures = normalized(split, mean=json.loads(card["mean"]), std=json.loads(card["std"]))
     with torch.inference_mode():
         return card, model.eval()(pictures).double().numpy()
-
-
-def same_weights(*folders: Path) -> bool:
-    """Whether the files of the best weights hold the same bits; their header has no fixed order."""
-    first, second = (load_file(folder / BEST) for folder in folders)
-    assert len(first) > 50
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(scope="module")
-def rising(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    folder = tmp_path_factory.mktemp("rising")
-    return run(RISING, FEW, checkpoint=folder), folder
-
-
-@pytest.fixture(scope="module")
-def begun(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a fit of three epochs that ended after the first; not to be written to."""
-    folder = tmp_path_factory.mktemp("begun")
-    run(SMALL, data, seed=3, checkpoint=folder, last=1)
-    return folder
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: Dataset, tmp_path: Path) -> None:
@@ -183,16 +119,50 @@ def test_the_validation_loss_is_what_scikit_learn_finds_for_the_saved_weights(tm
 
 def test_the_training_loss_of_a_single_step_is_that_of_the_untrained_network(data: Dataset) -> None:
     params = Params(image_size=SIZE, batch_size=len(data.train), dropout=0, augment="none")
-    model = build(backbone="resnet10", stem="standard", dropout=0, classes=3, seed=stream_seed(7, Stream.INIT))
-    colours = data.train.images.transpose(1, 0, 2, 3).reshape(3, -1)
-    pictures = normalized(data.train, mean=list(colours.mean(axis=1)), std=list(colours.std(axis=1)))
-    with torch.no_grad():  # in training mode: normalized by the batch, as a step does
-        chances = model.train()(pictures).double().sigmoid()
 
     (report,) = run(params, data, seed=7, epochs=1).reports
 
-    expected = binary_cross_entropy(chances, torch.from_numpy(data.train.labels).double())
-    assert report.train_loss == pytest.approx(expected.item(), rel=1e-5)
+    expected = log_loss(data.train.labels.ravel(), untrained(data.train, seed=7).ravel())
+    assert report.train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_epochs_training_loss_weighs_each_image_alike_however_large_its_batch(data: Dataset) -> None:
+    """All images are one image, so that a network that hardly learns gives all of them the same logits."""
+    alike = Split(np.repeat(data.train.images[:1], len(data.train), axis=0), data.train.labels)
+    params = Params(lr=1e-12, image_size=SIZE, batch_size=64, dropout=0, augment="none")
+
+    (report,) = run(params, replace(data, train=alike), seed=7, epochs=1).reports
+
+    expected = log_loss(alike.labels.ravel(), untrained(alike, seed=7).ravel())
+    assert report.train_loss == pytest.approx(expected, rel=1e-6)
+
+
+ONE = tiny(train=24)
+ALIKE = replace(ONE, train=Split(*(np.repeat(array[:1], 24, axis=0) for array in (ONE.train.images, ONE.train.labels))))
+STILL = SMALL | {"lr": 1e-12, "augment": "none", "dropout": 0, "batch_size": 24}  # nothing that could change a loss
+
+
+def spread(params: dict[str, Value], data: Dataset) -> float:
+    """How far apart the training losses of three epochs are, relatively."""
+    told = [report.train_loss for report in run(params, data).reports]
+    return max(told) / min(told) - 1
+
+
+def test_each_epoch_takes_the_images_in_another_order() -> None:
+    assert spread(STILL, ONE) < 1e-5  # all in one batch: the order does not matter
+    assert spread(STILL | {"batch_size": 8}, ONE) > 1e-4
+
+
+@pytest.mark.parametrize("policy", AUGMENTS)
+def test_each_epoch_varies_the_images_anew(policy: str) -> None:
+    """All images are one image with the same labels, so that their order does not matter."""
+    assert (spread(STILL | {"augment": policy}, ALIKE) > 1e-4) == (policy != "none")
+
+
+def test_each_epoch_drops_anew() -> None:
+    """At 64 pixels the last stage still has several places, without which one image alone has no features."""
+    assert spread(STILL | {"image_size": 64}, ALIKE) < 1e-5
+    assert spread(STILL | {"image_size": 64, "dropout": 0.5}, ALIKE) > 1e-4
 
 
 def test_training_learns_more_than_how_common_each_class_is(data: Dataset) -> None:
@@ -242,119 +212,6 @@ def test_training_never_looks_at_the_test_images_and_learns_nothing_from_the_val
     assert losses(changed) != losses(plain.reports)
 
 
-COMBINATIONS = [
-    (optimizer, scheduler, precision, AUGMENTS[(number + number // 3) % 3])
-    for number, (precision, optimizer, scheduler) in enumerate(product(("fp32", "bf16"), OPTIMIZERS, SCHEDULERS))
-]
-MOVES: dict[str, dict[str, Value]] = {  # a rate that changes within three epochs
-    "step": {"scheduler": "step", "step_size": 1, "gamma": 0.5},
-    "plateau": {"scheduler": "plateau", "patience": 0, "factor": 0.5},
-    "cosine": {"scheduler": "cosine", "t_max": 3},
-}
-
-
-@pytest.mark.parametrize(("optimizer", "scheduler", "precision", "augment"), COMBINATIONS)
-def test_a_fit_interrupted_after_every_epoch_goes_on_to_the_same_bits(
-    optimizer: str, scheduler: str, precision: str, augment: str, tmp_path: Path
-) -> None:
-    params = RISING | MOVES[scheduler] | {"optimizer": optimizer, "augment": augment}
-    whole = run(params, FEW, precision=precision)
-    assert whole.reports[0].lr != whole.reports[2].lr
-
-    for last in (1, 2):
-        part = run(params, FEW, precision=precision, checkpoint=tmp_path, last=last)
-        assert part.reports == whole.reports[:last]
-    assert run(params, FEW, precision=precision, checkpoint=tmp_path) == whole
-
-
-def test_the_combinations_pair_each_choice_with_each_other_one() -> None:
-    choices = (OPTIMIZERS, SCHEDULERS, ("fp32", "bf16"), AUGMENTS)
-    for one, other in combinations(range(4), 2):
-        assert {(row[one], row[other]) for row in COMBINATIONS} == {*product(choices[one], choices[other])}
-
-
-def test_a_fit_interrupted_by_ctrl_c_goes_on_to_the_same_bits(rising: tuple[Run, Path], tmp_path: Path) -> None:
-    def interrupt(report: EpochReport) -> None:
-        if report.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(RISING, FEW, checkpoint=tmp_path, each=interrupt)
-
-    whole, folder = rising
-    assert run(RISING, FEW, checkpoint=tmp_path) == whole
-    assert same_weights(tmp_path, folder)
-
-
-def test_a_finished_fit_tells_its_reports_again_and_writes_nothing(rising: tuple[Run, Path]) -> None:
-    whole, folder = rising
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    seconds: list[float] = []
-    for _ in range(2):
-        assert run(RISING, FEW, checkpoint=folder, each=lambda report: seconds.append(report.seconds)) == whole
-    assert seconds[:3] == seconds[3:]  # as they were measured, not measured again
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert sorted(before) == [BEST, RESUME]
-
-
-def test_an_epoch_told_again_can_end_the_fit_too(rising: tuple[Run, Path]) -> None:
-    whole, folder = rising
-    assert run(RISING, FEW, checkpoint=folder, last=2).reports == whole.reports[:2]
-
-
-def test_an_epoch_is_told_once_its_checkpoint_is_on_disk(data: Dataset, tmp_path: Path) -> None:
-    """A second fit, in the middle of the first one's callback, finds the epoch that is being told."""
-    found: list[int] = []
-
-    def look(report: EpochReport) -> None:
-        again = run(SMALL, data, epochs=2, checkpoint=tmp_path, last=report.epoch)
-        found.append(len(again.reports))
-        assert replace(report, seconds=0.0) == again.reports[-1]
-
-    run(SMALL, data, epochs=2, checkpoint=tmp_path, each=look)
-    assert found == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("changed", "difference"),
-    [
-        ({"seed": 4}, "its seed is 3, asked for is 4"),
-        ({"epochs": 4}, "its epochs is 3, asked for is 4"),
-        ({"precision": "bf16"}, "its precision is 'fp32', asked for is 'bf16'"),
-        ({"data": tiny(train=97)}, "its data is 'tiny:[0-9a-f]{16}', asked for is 'tiny:[0-9a-f]{16}'"),
-        ({"params": SMALL | {"lr": 0.5}}, r"its params is \{.*'lr': 0.001, .*\}, asked for is \{.*'lr': 0.5, .*\}"),
-    ],
-)
-def test_the_checkpoint_of_another_fit_is_refused_before_any_training_and_kept(
-    data: Dataset, begun: Path, changed: dict[str, Any], difference: str
-) -> None:
-    before = (begun / RESUME).read_bytes()
-    told: list[EpochReport] = []
-    asked: dict[str, Any] = {"params": SMALL, "data": data, "seed": 3} | changed
-
-    with pytest.raises(
-        BadCheckpoint,
-        match=f"^{begun}/{RESUME} belongs to another fit: {difference}. Name another checkpoint folder.$",
-    ):
-        run(**asked, checkpoint=begun, each=told.append)
-
-    assert told == []
-    assert (begun / RESUME).read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_refused(data: Dataset, begun: Path, tmp_path: Path) -> None:
-    content = bytearray((begun / RESUME).read_bytes())
-    content[-1] ^= 1
-    (tmp_path / RESUME).write_bytes(content)
-
-    with pytest.raises(BadCheckpoint) as caught:
-        run(SMALL, data, seed=3, checkpoint=tmp_path)
-
-    assert str(caught.value) == (
-        f"{tmp_path / RESUME} is damaged: its checksum does not match. Delete it to start this fit again."
-    )
-
-
 @pytest.mark.parametrize(
     ("wild", "told"),
     [
@@ -367,16 +224,6 @@ def test_an_absurd_learning_rate_diverges_and_says_how(data: Dataset, wild: dict
     with pytest.raises(Diverged, match=rf"^Training diverged in {told}. Try a lower learning rate\.$") as caught:
         run(SMALL | {"optimizer": "adam", "lr": 10} | wild, data)
     assert caught.value.epoch == 1
-
-
-def test_a_fit_that_diverges_keeps_its_last_good_checkpoint(data: Dataset, tmp_path: Path) -> None:
-    wild = SMALL | {"optimizer": "adam", "lr": 10, "batch_size": 96}  # its only step comes after the first loss
-    told: list[int] = []
-    for _ in range(2):
-        with pytest.raises(Diverged) as caught:
-            run(wild, data, checkpoint=tmp_path, each=lambda report: told.append(report.epoch))
-        assert caught.value.epoch == 2
-    assert told == [1, 1]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -408,7 +255,7 @@ def test_what_a_callback_draws_changes_nothing(data: Dataset) -> None:
 
 
 def test_without_data_a_fit_takes_the_embedded_scenes(scenes: Dataset, tmp_path: Path) -> None:
-    value = fit({"image_size": 8, "batch_size": 500}, epochs=1, precision="fp32", checkpoint=tmp_path)
+    value = fit({"image_size": 8, "batch_size": 500}, epochs=1, precision="fp32", threads=1, checkpoint=tmp_path)
     with safe_open(tmp_path / BEST, framework="pt") as file:
         assert (file.metadata()["data"], float(file.metadata()["val_loss"])) == (scenes.fingerprint, value)
 

@@ -1,0 +1,118 @@
+"""The five documented trials, typed from the document a second time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from mlc_core import Cosine, Params, Plateau, Scheduler, Step, Value
+from search.declaration import built_in
+from search.paper import paper_trials
+from search.space import outside
+from search.study import paper_params
+
+
+class Row(NamedTuple):
+    """A row of the document's table; None where it says "default"."""
+
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    scheduler: str
+    t_max: int | None
+    batch_size: int | None
+    best_validation_loss: float
+
+
+TABLE = {
+    1: Row("Adam", 0.0005, 1e-4, 0.5, "StepLR", None, None, 0.0516),
+    2: Row("Adam", 0.0001, 1e-5, 0.4, "ReduceLROnPlateau", None, None, 0.0330),
+    3: Row("Adam", 0.0001, 7e-4, 0.5, "CosineAnnealingLR", 25, None, 0.0419),
+    4: Row("AdamW", 0.0001, 5e-4, 0.45, "CosineAnnealingLR", 35, 64, 0.0481),
+    5: Row("AdamW", 0.0001, 6e-4, 0.48, "CosineAnnealingLR", 40, 80, 0.0440),
+}
+OURS = {"Adam": "adam", "AdamW": "adamw", "StepLR": "step", "ReduceLROnPlateau": "plateau"}
+OURS |= {"CosineAnnealingLR": "cosine"}
+FIXED = {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"}  # in studies/default.toml
+TRIALS = paper_trials()
+
+
+def documented(row: Row) -> dict[str, Value]:
+    stated: dict[str, Value] = {
+        "optimizer": OURS[row.optimizer],
+        "lr": row.learning_rate,
+        "weight_decay": row.weight_decay,
+        "dropout": row.dropout,
+        "scheduler": OURS[row.scheduler],
+    }
+    if row.t_max is not None:
+        stated["t_max"] = row.t_max
+    if row.batch_size is not None:
+        stated["batch_size"] = row.batch_size
+    return stated
+
+
+def test_the_documented_parameters_are_the_documents_and_no_others() -> None:
+    assert {trial.number: trial.documented for trial in TRIALS} == {n: documented(row) for n, row in TABLE.items()}
+
+
+def test_the_documented_losses_are_the_documents() -> None:
+    assert {trial.number: trial.val_loss for trial in TRIALS} == {
+        number: row.best_validation_loss for number, row in TABLE.items()
+    }
+
+
+def test_the_trials_come_in_the_documents_order() -> None:
+    assert [trial.number for trial in TRIALS] == [1, 2, 3, 4, 5]
+
+
+def test_exactly_what_the_document_is_silent_on_is_assumed() -> None:
+    # "Not stated: the default batch size, StepLR's step size and gamma, the plateau's factor and patience".
+    assert {trial.number: set(trial.assumed) for trial in TRIALS} == {
+        1: {"batch_size", "step_size", "gamma"},
+        2: {"batch_size", "factor", "patience"},
+        3: {"batch_size"},
+        4: set(),
+        5: set(),
+    }
+
+
+def test_nothing_is_both_documented_and_assumed() -> None:
+    assert [trial.documented.keys() & trial.assumed.keys() for trial in TRIALS] == [set()] * 5
+
+
+def test_the_default_batch_size_is_assumed_to_be_one_for_all() -> None:
+    assert len({trial.assumed["batch_size"] for trial in TRIALS if "batch_size" in trial.assumed}) == 1
+
+
+def test_no_two_replays_share_a_seed_or_a_key() -> None:
+    assert len({trial.seed for trial in TRIALS}) == 5
+    assert [trial.key for trial in TRIALS] == ["paper/1", "paper/2", "paper/3", "paper/4", "paper/5"]
+
+
+@pytest.mark.parametrize(
+    ("number", "scheduler"),
+    [
+        (1, Step(step_size=5, gamma=0.1)),
+        (2, Plateau(factor=0.1, patience=2)),
+        (3, Cosine(t_max=25)),
+        (4, Cosine(t_max=35)),
+        (5, Cosine(t_max=40)),
+    ],
+)
+def test_documented_and_assumed_values_make_a_trial_that_can_be_trained(number: int, scheduler: Scheduler) -> None:
+    params = Params.from_flat(TRIALS[number - 1].params)
+    assert (params.scheduler, params.batch_size) == (scheduler, TABLE[number].batch_size or 64)
+
+
+def test_a_replay_takes_what_the_document_leaves_open_from_the_study() -> None:
+    for trial in TRIALS:
+        flat = paper_params(built_in("default"), trial).to_flat()
+        assert flat == {**trial.params, **FIXED}
+
+
+def test_the_open_search_could_draw_each_of_the_five() -> None:
+    default = built_in("default")
+    assert [outside(default, paper_params(default, trial).to_flat()) for trial in TRIALS] == [None] * 5

@@ -1,0 +1,293 @@
+"""Samplers and pruners do what the declaration says; and what Optuna 5 really does where its documentation errs."""
+
+from __future__ import annotations
+
+from binascii import crc32
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
+
+from mlc_core import Value
+from search.declaration import Declaration, built_in, from_table
+from search.space import suggest
+from search.strategy import pruner, sampler
+from tests.search.test_declaration import DECLARATIONS, DEFAULT, UNHURRIED
+
+EPOCHS = 12  # of a trial, as studies/default.toml says
+NAME = "hyperband"
+SEED = 0  # whatever it is
+SHARED = {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}
+BRANCHES = {"step_size", "gamma", "factor", "patience", "t_max"}
+
+
+def declared(**tables: object) -> Declaration:
+    """Make the default study, but for these tables."""
+    return from_table({**DEFAULT, **tables}, where="x")
+
+
+def options(made: BaseSampler | BasePruner) -> dict[str, object]:
+    """All that its constructor kept, random generators and functions aside."""
+    return {key: value for key, value in vars(made).items() if isinstance(value, int | float | str | None)}
+
+
+def finished(study: optuna.Study, declaration: Declaration, trials: int) -> None:
+    """Finish that many random trials, the better the lower their learning rate."""
+    for _ in range(trials):
+        study.sampler = optuna.samplers.RandomSampler(seed=len(study.trials))
+        trial = study.ask()
+        drawn = suggest(trial, declaration)
+        study.tell(trial, float(drawn["lr"]))
+
+
+def proposal(declaration: Declaration, number: int, *, history: int = 0) -> dict[str, Value]:
+    """Ask as trial `number` of a study of its own, which has so many finished trials."""
+    study = optuna.create_study()
+    finished(study, declaration, history)
+    study.sampler = sampler(declaration, number)
+    return suggest(study.ask(), declaration)
+
+
+@pytest.mark.parametrize(
+    ("table", "by_hand"),
+    [
+        (
+            {"name": "tpe", "startup": 7, "multivariate": True, "group": True, "constant_liar": False},
+            optuna.samplers.TPESampler(
+                seed=SEED, n_startup_trials=7, multivariate=True, group=True, constant_liar=False
+            ),
+        ),
+        (
+            {"name": "tpe", "startup": 0, "multivariate": False, "group": False, "constant_liar": True},
+            optuna.samplers.TPESampler(
+                seed=SEED, n_startup_trials=0, multivariate=False, group=False, constant_liar=True
+            ),
+        ),
+        ({"name": "gp", "startup": 7}, optuna.samplers.GPSampler(seed=SEED, n_startup_trials=7)),
+        ({"name": "qmc"}, optuna.samplers.QMCSampler(seed=SEED, scramble=True)),
+        ({"name": "random"}, optuna.samplers.RandomSampler(seed=SEED)),
+    ],
+)
+def test_a_sampler_is_optunas_own_with_the_declared_options(table: dict[str, Any], by_hand: BaseSampler) -> None:
+    made = sampler(declared(sampler=table, seed=SEED), 0)
+    assert type(made) is type(by_hand)
+    assert options(made) == options(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("table", "by_hand"),
+    [
+        (
+            {"name": "hyperband", "min_resource": 2, "reduction_factor": 4},
+            optuna.pruners.HyperbandPruner(min_resource=2, max_resource=EPOCHS, reduction_factor=4),
+        ),
+        (
+            {"name": "asha", "min_resource": 2, "reduction_factor": 3, "min_early_stopping_rate": 1},
+            optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3, min_early_stopping_rate=1),
+        ),
+        (
+            {"name": "median", "startup": 7, "warmup": 2, "interval": 3},
+            optuna.pruners.MedianPruner(n_startup_trials=7, n_warmup_steps=2, interval_steps=3),
+        ),
+        (
+            {"name": "patient", "patience": 4, "min_delta": 0.01},
+            optuna.pruners.PatientPruner(None, patience=4, min_delta=0.01),
+        ),
+        (
+            {"name": "wilcoxon", "p_threshold": 0.2, "startup": 4},
+            optuna.pruners.WilcoxonPruner(p_threshold=0.2, n_startup_steps=4),
+        ),
+        ({"name": "none"}, optuna.pruners.NopPruner()),
+    ],
+)
+def test_a_pruner_is_optunas_own_with_the_declared_options(table: dict[str, Any], by_hand: BasePruner) -> None:
+    made = pruner(declared(pruner=table))
+    assert type(made) is type(by_hand)
+    assert options(made) == options(by_hand)
+
+
+@UNHURRIED
+@given(DECLARATIONS, st.integers(0, 10_000))
+def test_optuna_takes_the_options_of_any_declaration(declaration: Declaration, number: int) -> None:
+    assert isinstance(sampler(declaration, number), BaseSampler)
+    assert isinstance(pruner(declaration), BasePruner)
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "random"])
+def test_a_trials_first_draw_depends_on_its_number_and_the_seed_alone(name: str) -> None:
+    here, other = declared(sampler={"name": name}), declared(sampler={"name": name}, seed=1)
+    assert proposal(here, 7) == proposal(here, 7)
+    assert proposal(here, 8)["lr"] != proposal(here, 7)["lr"] != proposal(other, 7)["lr"]
+
+
+def test_no_two_of_a_hundred_trials_start_alike() -> None:
+    default = built_in("default")
+    assert len({proposal(default, number)["lr"] for number in range(100)}) == 100
+
+
+def test_what_tpe_proposes_depends_on_number_seed_and_history_alone() -> None:
+    default = built_in("default")
+    known = proposal(default, 20, history=20)
+    assert proposal(default, 20, history=20) == known
+    assert proposal(default, 21, history=20)["lr"] != known["lr"]
+    assert proposal(default, 20, history=19)["lr"] != known["lr"]
+
+
+def test_a_seed_beyond_32_bits_makes_every_sampler() -> None:
+    for name in ("tpe", "gp", "qmc", "random"):
+        assert proposal(declared(sampler={"name": name}, seed=2**63 - 1), 5).keys() > SHARED
+
+
+def test_quasi_monte_carlo_repeats_no_value_not_even_of_another_scheduler() -> None:
+    declaration = declared(sampler={"name": "qmc"})
+    study = optuna.create_study()
+    trials = []
+    for number in range(32):
+        study.sampler = sampler(declaration, number)
+        trials.append(study.ask())
+        suggest(trials[-1], declaration)
+        study.tell(trials[-1], 0.5)
+    for key in ("lr", "gamma", "factor"):
+        values = [trial.params[key] for trial in trials if key in trial.params]
+        assert len(set(values)) == len(values) >= 3
+
+
+def test_quasi_monte_carlo_is_one_sequence_whoever_asks() -> None:
+    # Of the first 16 points of a Sobol sequence, each sixteenth of the axis holds one.
+    space = {"dropout": {"low": 0.0, "high": 0.5}}
+    declaration = from_table({"name": "x", "sampler": {"name": "qmc"}, "space": space}, where="x")
+    study = optuna.create_study()
+    values = []
+    for number in range(17):
+        study.sampler = sampler(declaration, number)
+        trial = study.ask()
+        values.append(float(suggest(trial, declaration)["dropout"]))
+        study.tell(trial, 0.5)
+    assert sorted(int(32 * value) for value in values[1:]) == list(range(16))  # the first trial is drawn at random
+
+
+def bracket(number: int) -> int:
+    """Hyperband's, by hand: 12 epochs by thirds make 3 brackets, which get ceil(3 / (s + 1) * 3**s) of 17 trials."""
+    share = crc32(f"{NAME}_{number}".encode()) % (9 + 5 + 3)
+    return 0 if share < 9 else 1 if share < 9 + 5 else 2
+
+
+def hyperband_study() -> optuna.Study:
+    return optuna.create_study(study_name=NAME, pruner=pruner(built_in("default")))
+
+
+def rungs(study: optuna.Study, trial: Trial) -> int:
+    attributes = study.trials[trial.number].system_attrs
+    return sum(key.startswith("completed_rung_") for key in attributes)
+
+
+def trained(study: optuna.Study, value: float) -> tuple[int | None, list[int]]:
+    """Run a trial of one value throughout: the epoch after which it is pruned, and those that a rung ends with."""
+    trial = study.ask()
+    decided: list[int] = []
+    for epoch in range(1, EPOCHS + 1):
+        before = rungs(study, trial)
+        trial.report(value, step=epoch)
+        pruned = trial.should_prune()
+        decided += [epoch] * (rungs(study, trial) - before)
+        if pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+            return epoch, decided
+    study.tell(trial, value)
+    return None, decided
+
+
+def test_hyperband_decides_after_epochs_1_3_and_9_by_bracket() -> None:
+    study = hyperband_study()
+    # Each is better than all before it, so that each goes through every rung.
+    decided = [trained(study, -number) for number in range(40)]
+    assert decided == [(None, [[1, 3, 9], [3, 9], [9]][bracket(number)]) for number in range(40)]
+    assert {bracket(number) for number in range(40)} == {0, 1, 2}
+
+
+def test_hyperband_stops_whatever_is_worse_than_all_before_it_at_the_first_rung_of_its_bracket() -> None:
+    study = hyperband_study()
+    stopped = [trained(study, number)[0] for number in range(40)]
+    first = [min(number for number in range(40) if bracket(number) == one) for one in range(3)]
+    assert stopped == [None if number in first else [1, 3, 9][bracket(number)] for number in range(40)]
+
+
+def test_a_trials_bracket_is_the_same_for_every_worker() -> None:
+    study = hyperband_study()
+    for number in range(20):
+        study.pruner = pruner(built_in("default"))  # a worker that has just come
+        assert trained(study, -number)[1] == [[1, 3, 9], [3, 9], [9]][bracket(number)]
+
+
+def beside(pruner_name: str, *, startup: int) -> dict[str, Value]:
+    """What TPE proposes for trial 14 after 13 finished ones, with a pruner that has been at work."""
+    declaration = declared(pruner={"name": pruner_name}, sampler={"name": "tpe", "startup": startup})
+    study = optuna.create_study(study_name=NAME, pruner=pruner(declaration))
+    finished(study, declaration, 13)
+    trained(study, 99)  # from here on the pruner knows its brackets
+    study.sampler = sampler(declaration, 14)
+    return suggest(study.ask(), declaration)
+
+
+def test_tpe_beside_hyperband_learns_from_the_trials_of_all_brackets() -> None:
+    # Optuna's documentation of Hyperband says that each bracket needs its own ten random trials. Had it been
+    # so, with at most nine trials in a bracket this proposal would be a random one.
+    assert max([bracket(number) for number in range(14)].count(one) for one in range(3)) < 10
+    assert beside("hyperband", startup=10) == beside("none", startup=10) != beside("none", startup=1000)
+
+
+@pytest.mark.parametrize(("group", "jointly"), [(True, SHARED | BRANCHES), (False, SHARED)])
+def test_the_schedulers_parameters_are_modelled_jointly_only_in_groups(group: bool, jointly: set[str]) -> None:
+    declaration = declared(sampler={"name": "tpe", "group": group})
+    study = optuna.create_study()
+    finished(study, declaration, 30)  # by then each scheduler has had its turn
+    study.sampler = sampler(declaration, 30)
+    assert study.ask().relative_params.keys() == jointly
+
+
+def test_grouped_proposals_are_trials_like_any_other() -> None:
+    declaration = built_in("default")
+    study = optuna.create_study()
+    finished(study, declaration, 30)
+    for number in range(30, 40):
+        study.sampler = sampler(declaration, number)
+        trial = study.ask()
+        proposed = trial.relative_params
+        assert suggest(trial, declaration).items() >= trial.params.items()
+        assert trial.params.items() <= proposed.items()
+        study.tell(trial, 0.5)
+
+
+def test_pruned_trials_that_reported_nothing_stop_neither_tpe_nor_hyperband() -> None:
+    declaration = built_in("default")
+    study = hyperband_study()
+    for number in range(15):
+        study.sampler = sampler(declaration, number)
+        trial = study.ask()
+        suggest(trial, declaration)
+        assert not trial.should_prune()
+        study.tell(trial, state=TrialState.PRUNED)
+    study.sampler = sampler(declaration, 15)
+    assert study.ask().relative_params.keys() >= SHARED  # fifteen are enough to learn from
+    assert trained(study, 0.5) == (None, [[1, 3, 9], [3, 9], [9]][bracket(16)])
+
+
+@pytest.mark.parametrize("exempt", [True, False])
+def test_a_trial_that_never_asks_whether_to_stop_competes_with_no_other(exempt: bool) -> None:
+    study = hyperband_study()
+    first = study.ask()
+    for epoch in range(1, EPOCHS + 1):
+        first.report(0.0, step=epoch)
+        assert exempt or not first.should_prune()
+    study.tell(first, 0.0)
+    assert (rungs(study, first) == 0) == exempt
+    rival = next(number for number in range(1, 40) if bracket(number) == bracket(0))
+    while len(study.trials) < rival:
+        study.tell(study.ask(), state=TrialState.FAIL)
+    # Worse than the first, so it is stopped at once if the two compete.
+    assert trained(study, 1.0)[0] == (None if exempt else [1, 3, 9][bracket(0)])
