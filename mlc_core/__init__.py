@@ -1,6 +1,6 @@
 """Images, models and training of one multi-label ResNet; knows nothing of a search.
 
-``fit``, ``load_dataset`` and what else needs torch load on first use (PEP 562): reading a
+``fit``, ``digits`` and what else needs torch load on first use (PEP 562): reading a
 declaration or showing a status costs no torch.
 """
 
