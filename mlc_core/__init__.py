@@ -25,7 +25,7 @@ from mlc_core.params import (
     Step,
     Value,
 )
-from mlc_core.records import EpochReport, OnEpoch
+from mlc_core.records import BEST, EpochReport, OnEpoch
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.training import fit as fit
 
 __all__ = [
+    "BEST",
     "DEFAULTS",
     "KEYS",
     "SCHEDULERS",

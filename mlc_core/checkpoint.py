@@ -18,14 +18,13 @@ from torch import Tensor
 from mlc_core.cache import write_atomically
 from mlc_core.errors import BadCheckpoint
 from mlc_core.params import Value
-from mlc_core.records import EpochReport
+from mlc_core.records import BEST, EpochReport
 
 FORMAT: Final = 1
 _MAGIC: Final = b"MLCFIT01"
 _DIGEST: Final = 32  # bytes of SHA-256
 
 RESUME: Final = "resume.ckpt"  # everything the next epoch needs
-BEST: Final = "best.safetensors"  # the weights of the best epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,9 @@ class Identity:
     seed: int
     epochs: int
     data: str  # fingerprint
+    device: str  # its type: kernels of another compute other bits
     precision: str
+    threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +68,23 @@ def write(folder: Path, identity: Identity, state: State) -> None:
 
 
 def read(folder: Path, identity: Identity, *, device: torch.device) -> State | None:
-    """Read the folder's resume file; None where there is none.
+    """Read the folder's resume file; None where it, or the best weights beside it, is not there.
 
     Raises
     ------
     BadCheckpoint
-        Where it is damaged, of another format, or of another fit.
+        Where it is damaged, of another format, or of another fit; where the folder cannot be used.
     """
     path = folder / RESUME
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise BadCheckpoint(f"The checkpoint folder {folder} cannot be used: {error.strerror}. Name another.") from None
+    if not (folder / BEST).exists():
+        return None  # what was best so far is gone: only a new start finds it again
     payload = content[len(_MAGIC) + _DIGEST :]
     if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) :][:_DIGEST]:
         raise BadCheckpoint(f"{path} is damaged: its checksum does not match. Delete it to start this fit again.")

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -114,7 +114,8 @@ def _fastest(device: torch.device, threads: int) -> Precision:
     if known.get(key) not in PRECISIONS:
         seconds = {p: _step_seconds(Compute(device=str(device), precision=p, threads=threads)) for p in PRECISIONS}
         known[key] = "bf16" if seconds["fp32"] > GAIN * seconds["bf16"] else "fp32"
-        write_atomically(path, json.dumps(known, indent=1).encode())
+        with suppress(OSError):  # then the next process measures again
+            write_atomically(path, json.dumps(known, indent=1).encode())
     return known[key]
 
 

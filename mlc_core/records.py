@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+BEST: Final = "best.safetensors"  # in a fit's checkpoint folder: the weights of its best epoch
 
 
 @dataclass(frozen=True, slots=True)

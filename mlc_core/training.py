@@ -101,7 +101,13 @@ def _epochs(
     """Yield the reports of the epochs already done, then train the others one by one."""
     device = torch.device(compute.device)
     identity = checkpoints.Identity(
-        params=params.to_flat(), seed=seed, epochs=epochs, data=data.fingerprint, precision=compute.precision
+        params=params.to_flat(),
+        seed=seed,
+        epochs=epochs,
+        data=data.fingerprint,
+        device=device.type,
+        precision=compute.precision,
+        threads=compute.threads,
     )
     model = build(
         backbone=params.backbone,

@@ -18,12 +18,12 @@ from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, make_url
 
+from mlc_core import BEST
 from search.errors import BadStorage
 from search.storage import resolve_url, transact
 from search.study import Study
 
 VARIABLE: Final = "MLC_ARTIFACTS"
-WEIGHTS: Final = "best.safetensors"  # as mlc_core names it in a checkpoint folder
 _PREFIX: Final = "artifacts:"  # of the attribute in which Optuna notes an artifact
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
     for earlier in weights_of(trial):
         _remove(store, earlier)  # an attempt that died after this and before it finished
         _forget(study, trial_id)
-    upload_artifact(artifact_store=store, file_path=str(folder / WEIGHTS), study_or_trial=trial, storage=storage)
+    upload_artifact(artifact_store=store, file_path=str(folder / BEST), study_or_trial=trial, storage=storage)
 
 
 def keep_only_best(root: Path, study: Study) -> None:

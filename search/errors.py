@@ -8,6 +8,7 @@
         ├── BadStorage         the URL of the database cannot be used
         ├── StudyNotFound      no study of that name
         ├── TrialNotFound      no trial of that number
+        ├── StudyBusy          trials of the study run
         ├── StudyChanged       the study was started with another declaration
         └── BadDeclaration     a key of a study's TOML file is wrong
 
@@ -81,6 +82,13 @@ class TrialNotFound(SearchError):
         self.study, self.number = study, number
 
 
+class StudyBusy(SearchError):
+    """Trials of the study run, so that it cannot be deleted."""
+
+    def __init__(self, study: str, running: int) -> None:
+        super().__init__(f"Study {study!r} has {running} running trials. Stop its workers first, or pass --force.")
+
+
 class StudyChanged(SearchError):
     """The study was started with another declaration.
 
@@ -95,7 +103,7 @@ class StudyChanged(SearchError):
         lines = "".join(f"\n  {difference}" for difference in self.differences)
         super().__init__(
             f"Study {study!r} was started with another declaration:{lines}\n"
-            "Run it with the one it was started with, or give this one a study of its own: --study NAME."
+            'Run it with the one it was started with, or give this one a name of its own: name = "..." in its file.'
         )
 
 

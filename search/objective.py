@@ -143,6 +143,8 @@ class _Reporter(OnEpoch):
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and max(self._known, default=0) <= report.epoch < report.epochs:
                 self.pruned = patiently(self._study.storage, self._trial.should_prune)
+        if not self.pruned:  # else it is over anyway, and the pruner would not say it a second time
+            self._stop.check()
         return not self.pruned
 
     def note(self) -> None:

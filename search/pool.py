@@ -88,7 +88,7 @@ class Pool:
                 self._look()
             return time.monotonic() >= deadline
         finally:
-            self._end(watch)
+            self._end()
 
     def _busy(self, workers: int) -> bool:
         return bool(self._children) if workers else not self.study.ledger.remaining(self.budget_id).closed
@@ -133,20 +133,19 @@ class Pool:
         child.log.close()
         return said
 
-    def _end(self, watch: Watch) -> None:
+    def _end(self) -> None:
         """Stop whoever still works; each puts its trial back, or is killed and has it put back."""
         for child in self._children:
             child.process.send_signal(signal.SIGTERM)
-        patient = Stop()
-        patient.listen()
+        impatient = Stop()
         names = [child.name for child in self._children]
-        while self._children:
-            if patient.asked:
-                for child in self._children:
-                    child.process.kill()
-            watch()
-            time.sleep(POLL_SECONDS)
-            for child in [child for child in self._children if child.process.poll() is not None]:
-                self._bury(child)
+        with impatient.listening():
+            while self._children:
+                if impatient.asked:
+                    for child in self._children:
+                        child.process.kill()
+                time.sleep(POLL_SECONDS)
+                for child in [child for child in self._children if child.process.poll() is not None]:
+                    self._bury(child)
         if names:
             self.study.ledger.give_back(names)

@@ -1,6 +1,6 @@
 """What moves while a search runs: bar, running trials, best so far, time left; without a terminal a line a trial.
 
-It reads the study as anybody may, so that drawing can hold up no trial. Not here: tables and lines (drawing.py).
+It reads the study as anybody may; a trial never waits for what is drawn. Not here: tables and lines (drawing.py).
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ class Progress:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self.look()
-        if self._live:
-            self._live.stop()
+        try:
+            self.look()
+        finally:
+            if self._live:
+                self._live.stop()
 
     def watch(self) -> None:
         """Look at the study, unless that was a moment ago."""

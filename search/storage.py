@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
 from search.errors import BadStorage, StorageDown
@@ -151,7 +151,7 @@ def patiently(storage: RDBStorage, work: Callable[[], _T], *, patience: float = 
     while True:
         try:
             return work()
-        except (OperationalError, InterfaceError, optuna.exceptions.StorageInternalError) as error:
+        except (OperationalError, InterfaceError, InternalError, optuna.exceptions.StorageInternalError) as error:
             if time.monotonic() + pause > deadline:
                 raise _down(storage.url, error) from None
         time.sleep(pause)

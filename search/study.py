@@ -1,4 +1,4 @@
-"""A study as we keep it: declaration, storage and ledger around one Optuna study. Opens, enqueues, deletes.
+"""A study as we keep it: declaration, storage and ledger around one Optuna study. Opens and enqueues.
 
 Not here: what people read of a study (views.py); its files (artifacts.py).
 """

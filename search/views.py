@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Value
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
+from search.storage import patiently
 from search.study import COMPUTE, DIVERGED, FIT, PAPER, SECONDS, Study
 
 STATES: Final = {
@@ -109,7 +110,8 @@ class Comparison:
 
 def trial_rows(study: Study) -> list[TrialRow]:
     """Read all trials, by number."""
-    return [_row(study, trial) for trial in study.optuna.get_trials(deepcopy=False)]
+    trials = patiently(study.storage, lambda: study.optuna.get_trials(deepcopy=False))
+    return [_row(study, trial) for trial in trials]
 
 
 def counts(rows: Iterable[TrialRow]) -> Counts:

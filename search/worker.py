@@ -44,6 +44,19 @@ class EveryTrialFails(SearchError):
     exit_code = 1
 
 
+class FilesUnusable(SearchError):
+    """Files in the artifact folder cannot be written or read."""
+
+    exit_code = 1
+
+    def __init__(self, root: Path, error: OSError) -> None:
+        place = error.filename or root
+        super().__init__(
+            f"{place}: {error.strerror or error}. The trial waits with its checkpoint. Make room or mend the "
+            "folder, then run the search again."
+        )
+
+
 def worker_name() -> str:
     """Make a name that no other worker, past or present, has."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -94,9 +107,12 @@ def work(
                     study.ledger.release(answer.trial_id, worker=name)
                 except StorageDown:
                     raise
+                except OSError as error:  # a full disk, say: not the trial's fault, and its checkpoint is of use
+                    study.ledger.release(answer.trial_id, worker=name)
+                    raise FilesUnusable(root, error) from error
                 except Exception as error:
                     failures += 1
-                    _fail(study, answer, error, name=name, root=root)
+                    _fail(study, answer, error, name=name)
                     if failures == FAILURES:
                         raise EveryTrialFails(
                             f"{FAILURES} attempts in a row failed on this worker, the last with: "
@@ -154,10 +170,10 @@ def _write_end(study: Study, claim: Claim, outcome: Outcome, *, name: str, root:
             return done
 
 
-def _fail(study: Study, claim: Claim, error: Exception, *, name: str, root: Path) -> None:
+def _fail(study: Study, claim: Claim, error: Exception, *, name: str) -> None:
     log.error("trial %d failed: %s", claim.number, "".join(traceback.format_exception(error)))
-    if not study.ledger.fail(claim.trial_id, worker=name, reason=_reason(error)):
-        artifacts.clear(root, study, claim.number)
+    # Its checkpoint stays, as the trial may be another worker's by now; the next run sweeps what is given up.
+    study.ledger.fail(claim.trial_id, worker=name, reason=_reason(error))
 
 
 def _reason(error: Exception) -> str:
@@ -209,10 +225,9 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     stop = Stop()
-    stop.listen()
-    _end_with_parent(stop)
     try:
-        with open_study(options.study, os.environ[VARIABLE]) as study:
+        with stop.listening(), open_study(options.study, os.environ[VARIABLE]) as study:
+            _end_with_parent(stop)
             work(study, name=options.name, root=options.artifacts, stop=stop, budget_id=options.budget)
     except MlcError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the pool shows it

@@ -1,4 +1,4 @@
-"""Databases for the tests: a SQLite file each, and a real PostgreSQL server, started once a session."""
+"""A cache folder of the session's own; databases: a SQLite file each, and a real PostgreSQL, started once a session."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ import psycopg
 import pytest
 
 _names = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or writes the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLC_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile, ZipFile
@@ -59,7 +60,8 @@ def digits() -> Dataset:
             )
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        write_atomically(path, buffer.getbuffer())
+        with suppress(OSError):  # a cache that cannot be written costs seconds the next time, no more
+            write_atomically(path, buffer.getbuffer())
     splits = {name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in _SPLITS}
     return Dataset("digits", CLASSES, splits["train"], splits["val"], splits["test"], f"digits:{FINGERPRINT[:16]}")
 

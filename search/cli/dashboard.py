@@ -30,14 +30,14 @@ def dashboard(
 
     Example: mlc-search dashboard --port 8080
     """
-    token = os.environ.get("MLC_DASHBOARD_TOKEN") or None
     from search.artifacts import artifacts_folder
-    from search.dashboard import dashboard_app, is_loopback, serve
+    from search.dashboard import VARIABLE, dashboard_app, is_loopback, serve
     from search.storage import close, connect, redacted, resolve_url
 
+    token = os.environ.get(VARIABLE) or None
     if token is None and not is_loopback(host):
         raise typer.BadParameter(
-            f"--host {host}: others can reach it, so set MLC_DASHBOARD_TOKEN to a secret that they must give."
+            f"--host {host}: others can reach it, so set {VARIABLE} to a secret that they must give."
         )
     url = resolve_url(storage)
     opened = connect(url)
@@ -45,7 +45,7 @@ def dashboard(
     talk(f"Showing {redacted(url)} at http://{host}:{port}/ - stop with Ctrl-C.")
     try:
         serve(app, host=host, port=port)
-    except OSError as error:
-        raise typer.BadParameter(f"--host {host} --port {port}: {error.strerror}. Name another.") from None
+    except (OSError, ValueError) as error:  # ValueError: waitress cannot make sense of the host
+        raise typer.BadParameter(f"--host {host} --port {port}: {error}. Name another.") from None
     finally:
         close(opened)

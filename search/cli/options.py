@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -66,3 +67,21 @@ def seconds(text: str | None) -> float | None:
 def overrides(**given: int | None) -> dict[str, int]:
     """Keep what was given on the command line."""
     return {key: value for key, value in given.items() if value is not None}
+
+
+def command(name: str, *options: object) -> str:
+    """Spell a command to copy, from pairs of option and value; what is None or as by default is left out.
+
+    A password is not repeated: the URL that holds one is to be given as before.
+    """
+    from search.storage import redacted
+
+    words = ["mlc-search", name]
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        if value is None or (option, value) == ("--study", "default"):
+            continue
+        if option == "--storage" and redacted(str(value)) != value:
+            words += ["--storage", "URL"]
+        else:
+            words += [str(option), str(value)]
+    return shlex.join(words)

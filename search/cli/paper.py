@@ -50,7 +50,7 @@ def enqueue_paper_trials(
         return
     for number, new in added.items():
         talk(f"Paper trial {number}: {'added' if new else 'was there already'}.")
-    talk(f"Run them with: mlc-search run{'' if name == 'default' else f' --study {name!r}'}")
+    talk(f"Run them with: {options.command('run', '--study', name, '--storage', storage)}")
 
 
 def compare_paper(

@@ -69,20 +69,24 @@ def run(
     url = resolve_url(storage)
     wanted = options.overrides(epochs=epochs, seed=seed)
     stop = Stop()
-    stop.listen()
-    with open_study(study, url, overrides=wanted, create=True) as opened:
+    with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
         count = _default_workers(opened.declaration.threads) if workers is None else workers
         progress, timed_out = _search(opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds)
         _report(opened, progress, as_json=as_json)
-    if progress.finished < progress.asked:
-        why = "The time is up" if timed_out else "Stopped"
-        left = progress.asked - progress.finished
-        on = _how_to_go_on(study, storage, left) if count else "Workers elsewhere go on: see mlc-search status."
-        talk(f"{why} after {progress.finished} of {progress.asked} trials. {on}")
-        if not timed_out:
-            raise typer.Exit(INTERRUPTED)
+    if progress.finished == progress.asked:
+        return
+    why = "The time is up" if timed_out else "Stopped"
+    talk(f"{why} after {progress.finished} of {progress.asked} trials.")
+    if count == 0:
+        talk("Workers elsewhere go on: see mlc-search status.")
+    else:
+        left = ("--trials", progress.asked - progress.finished, "--workers", workers)
+        said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
+        talk(f"To go on: {options.command('run', *left, *said)}")
+    if not timed_out:
+        raise typer.Exit(INTERRUPTED)
 
 
 def worker(
@@ -107,8 +111,8 @@ def worker(
 
     url = resolve_url(storage)
     stop = Stop()
-    stop.listen()
-    finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait)
+    with stop.listening():
+        finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait)
     talk(f"This worker finished {finished} trials.")
 
 
@@ -163,11 +167,3 @@ def _default_workers(threads: int) -> int:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST_WORKERS, cores // threads))
-
-
-def _how_to_go_on(study: str, storage: str | None, left: int) -> str:
-    from search.storage import redacted
-
-    place = f" --storage {redacted(storage)}" if storage else ""
-    name = f" --study {study}" if study != "default" else ""
-    return f"To go on: mlc-search run --trials {left}{name}{place}"

@@ -63,7 +63,7 @@ def test_an_interrupted_run_loses_nothing_and_goes_on(sqlite_url: str, tmp_path:
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130, said
-    assert "Stopped after 0 of 1 trials. To go on: mlc-search run --trials 1 --study" in said
+    assert "Stopped after 0 of 1 trials.\nTo go on: mlc-search run --trials 1 --workers 2 --study" in said
     assert [row["state"] for row in small.rows(tmp_path, sqlite_url)] == ["waiting"]
     if damaged:
         (checkpoint,) = checkpoints(tmp_path)

@@ -1,8 +1,7 @@
-"""A cache folder of the session's own, the digit scenes made in it once, the tiny data set, and a fit of it."""
+"""The digit scenes, made once a session, the tiny data set, and a fit of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,6 @@ import pytest
 from mlc_core import Dataset, digits
 from tests.mlc_core.fits import FEW, RISING, Run, run
 from tests.mlc_core.tiny import tiny
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test reads or writes the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLC_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mlc_core import Dataset, EpochReport, Params, Value, fit
-from mlc_core.checkpoint import BEST
+from mlc_core.records import BEST
 from tests.mlc_core.tiny import SIZE, tiny
 
 SMALL: dict[str, Value] = {"image_size": SIZE, "batch_size": 32, "dropout": 0.3}

@@ -21,11 +21,14 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlc_core import BadCheckpoint, EpochReport, Params
-from mlc_core.checkpoint import BEST, RESUME, Identity, State, read, write, write_best
+from mlc_core.checkpoint import RESUME, Identity, State, read, write, write_best
+from mlc_core.records import BEST
 from tests.mlc_core.test_cache import files_end_at
 
 CPU = torch.device("cpu")
-IDENTITY = Identity(params=Params().to_flat(), seed=3, epochs=5, data="tiny:1", precision="fp32")
+IDENTITY = Identity(
+    params=Params().to_flat(), seed=3, epochs=5, data="tiny:1", device="cpu", precision="fp32", threads=1
+)
 
 
 def trained(epochs: int = 2) -> State:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value
-from mlc_core.checkpoint import BEST, RESUME
+from mlc_core.checkpoint import RESUME
 from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
+from mlc_core.records import BEST
 from tests.mlc_core.fits import FEW, RISING, SMALL, Run, run, same_weights
 from tests.mlc_core.tiny import tiny
 

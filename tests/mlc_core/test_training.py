@@ -29,9 +29,9 @@ from mlc_core import (
     fit,
     stream_seed,
 )
-from mlc_core.checkpoint import BEST
 from mlc_core.model import Classifier, build
 from mlc_core.params import AUGMENTS
+from mlc_core.records import BEST
 from tests.mlc_core.fits import FEW, RISING, SMALL, Run, losses, run, same_weights
 from tests.mlc_core.tiny import SIZE, tiny
 

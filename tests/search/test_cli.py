@@ -15,6 +15,8 @@ import pytest
 
 import mlc_core
 from search.cli import app
+from search.cli.options import command
+from search.study import open_study
 from tests import small
 
 COMMANDS = tuple(str(command.name) for command in app.registered_commands)
@@ -207,6 +209,26 @@ def test_delete_asks_first_and_takes_the_files_with_it(tmp_path: Path) -> None:
     assert "Delete study 'small' (1 complete, 0 pruned, 0 running) and its files?" in said
     assert [path for path in root.rglob("*") if path.is_file()] == []
     assert json.loads(small.call("studies", "--json", folder=tmp_path, storage=storage).stdout) == []
+
+
+def test_a_study_whose_trials_run_is_not_deleted_unless_forced(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/search.db"
+    with open_study(str(small.declare(tmp_path)), storage, create=True) as study:
+        study.ledger.open_budget(1)
+        study.ledger.claim("somebody")
+    done = small.call("delete", "small", "--yes", folder=tmp_path, storage=storage, code=2)
+    assert "Study 'small' has 1 running trials. Stop its workers first, or pass --force." in done.stderr
+    small.call("delete", "small", "--yes", "--force", folder=tmp_path, storage=storage)
+    assert json.loads(small.call("studies", "--json", folder=tmp_path, storage=storage).stdout) == []
+
+
+def test_a_command_to_copy_leaves_out_defaults_and_passwords_and_is_quoted() -> None:
+    said = command("run", "--study", "my study", "--epochs", None, "--storage", "postgresql://me:secret@h/d")
+    assert said == "mlc-search run --study 'my study' --storage URL"
+    assert (
+        command("run", "--study", "default", "--storage", "sqlite:////x.db")
+        == "mlc-search run --storage sqlite:////x.db"
+    )
 
 
 def test_the_version_is_the_installed_one(tmp_path: Path) -> None:

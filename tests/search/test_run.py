@@ -117,18 +117,35 @@ def test_a_diverging_trial_is_pruned_with_its_reason_and_never_retried(sqlite_ur
 
 def test_when_every_trial_fails_the_run_ends_with_the_reason_and_exit_code_1(sqlite_url: str, tmp_path: Path) -> None:
     file = small.declare(tmp_path)
-    (tmp_path / "mlc-search-artifacts").mkdir()
-    (tmp_path / "mlc-search-artifacts" / "checkpoints").write_text("a file where the folder should be")
+    toml = file.read_text().replace("[500, 1000]", "[5000]").replace("image_size = 8", "image_size = 2048")
+    file.write_text(toml)  # a batch of 250 GB, which no machine that runs this has
 
-    done = small.call(
-        "run", "--study", file, "--trials", 3, "--workers", 1, folder=tmp_path, storage=sqlite_url, code=1
-    )
+    words = ("run", "--study", file, "--trials", 3, "--workers", 1)
+    done = small.call(*words, folder=tmp_path, storage=sqlite_url, code=1)
 
     assert "Error: " in done.stderr
-    assert "6 attempts in a row failed on this worker, the last with: NotADirectoryError" in done.stderr
+    assert "6 attempts in a row failed on this worker, the last with: RuntimeError: " in done.stderr
     rows = small.rows(tmp_path, sqlite_url)
     assert [row["state"] for row in rows] == ["failed", "failed"]
-    assert all("NotADirectoryError" in str(row["note"]) for row in rows)
+    assert all("allocate" in str(row["note"]) for row in rows)
+
+
+def test_files_that_cannot_be_written_end_the_run_and_cost_the_trial_nothing(sqlite_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path)
+    root = tmp_path / "mlc-search-artifacts"
+    root.mkdir()
+    (root / "checkpoints").write_text("a file where the folder should be")
+
+    words = ("run", "--study", file, "--trials", 1, "--workers", 1)
+    done = small.call(*words, folder=tmp_path, storage=sqlite_url, code=1)
+    waiting = small.rows(tmp_path, sqlite_url)
+    (root / "checkpoints").unlink()
+    small.call(*words, folder=tmp_path, storage=sqlite_url)
+
+    assert "Not a directory. The trial waits with its checkpoint." in done.stderr
+    assert [(row["state"], row["note"]) for row in waiting] == [("waiting", "")]
+    (row,) = small.rows(tmp_path, sqlite_url)
+    assert row["state"] == "complete"
 
 
 def test_a_run_whose_time_is_up_stops_cleanly_and_says_how_to_go_on(sqlite_url: str, tmp_path: Path) -> None:
@@ -138,5 +155,5 @@ def test_a_run_whose_time_is_up_stops_cleanly_and_says_how_to_go_on(sqlite_url: 
         "run", "--study", file, "--trials", 3, "--workers", 1, "--timeout", "12s", folder=tmp_path, storage=sqlite_url
     )
 
-    assert "The time is up after 0 of 3 trials. To go on: mlc-search run --trials 3 --study" in done.stderr
+    assert "The time is up after 0 of 3 trials.\nTo go on: mlc-search run --trials 3 --workers 1 --study" in done.stderr
     assert {row["state"] for row in small.rows(tmp_path, sqlite_url)} <= {"waiting"}
