@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from mlc_core import Value
+from mlc_core import SCHEDULER_KEYS, Value
 from search.views import Comparison, Counts, TrialRow
 
 LEADERS = 10  # rows of a leaderboard after a run
@@ -40,13 +40,13 @@ def kind(row: TrialRow) -> str:
 
 
 def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
-    """One line a trial, with a column for each parameter that one of them has."""
+    """One line a trial, with a column for each parameter that one of them has; a scheduler's own stand beside it."""
     table = _table(title)
     for heading in ("trial", "from", "state", "val loss", "epochs"):
         table.add_column(heading, justify="right" if heading in ("trial", "val loss", "epochs") else "left")
-    keys = list(dict.fromkeys(key for row in rows for key in row.params))
+    keys = dict.fromkeys(key for row in rows for key in row.params if key not in SCHEDULER_KEYS)
     for key in keys:
-        table.add_column(key.replace("_", " "), justify="right")
+        table.add_column(key.replace("_", " "), justify="left" if key == "scheduler" else "right")
     for row in rows:
         table.add_row(
             str(row.number),
@@ -54,7 +54,7 @@ def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
             Text(row.state, style=_COLOURS[row.state]),
             number(row.loss),
             f"{row.epoch}/{row.epochs}",
-            *(_short(row.params[key]) if key in row.params else "" for key in keys),
+            *(_cell(row, key) for key in keys),
         )
     return table
 
@@ -158,6 +158,11 @@ def finished_line(row: TrialRow) -> str:
     note = f" ({row.note})" if row.note else ""
     head = f"trial {row.number} {kind(row)} {row.state} {number(row.loss)} after {row.epoch}/{row.epochs} epochs"
     return f"{head}: {settings(row.params)}{note}"
+
+
+def _cell(row: TrialRow, key: str) -> str:
+    own = {name: value for name, value in row.params.items() if key == "scheduler" and name in SCHEDULER_KEYS}
+    return f"{_short(row.params[key])} {settings(own)}".rstrip() if key in row.params else ""
 
 
 def _table(title: str | None, *, header: bool = True) -> Table:

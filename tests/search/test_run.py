@@ -117,8 +117,8 @@ def test_a_diverging_trial_is_pruned_with_its_reason_and_never_retried(sqlite_ur
 
 def test_when_every_trial_fails_the_run_ends_with_the_reason_and_exit_code_1(sqlite_url: str, tmp_path: Path) -> None:
     file = small.declare(tmp_path)
-    toml = file.read_text().replace("[500, 1000]", "[5000]").replace("image_size = 8", "image_size = 2048")
-    file.write_text(toml)  # a batch of 250 GB, which no machine that runs this has
+    toml = file.read_text().replace("[500, 1000]", "[4000]").replace("image_size = 8", "image_size = 2048")
+    file.write_text(toml)  # a batch of 200 GB, which no machine that runs this has
 
     words = ("run", "--study", file, "--trials", 3, "--workers", 1)
     done = small.call(*words, folder=tmp_path, storage=sqlite_url, code=1)
