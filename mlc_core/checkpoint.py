@@ -68,7 +68,7 @@ def write(folder: Path, identity: Identity, state: State) -> None:
 
 
 def read(folder: Path, identity: Identity, *, device: torch.device) -> State | None:
-    """Read the folder's resume file; None where it, or the best weights beside it, is not there.
+    """Read the folder's resume file; None where there is none.
 
     Raises
     ------
@@ -83,8 +83,6 @@ def read(folder: Path, identity: Identity, *, device: torch.device) -> State | N
         return None
     except OSError as error:
         raise BadCheckpoint(f"The checkpoint folder {folder} cannot be used: {error.strerror}. Name another.") from None
-    if not (folder / BEST).exists():
-        return None  # what was best so far is gone: only a new start finds it again
     payload = content[len(_MAGIC) + _DIGEST :]
     if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) :][:_DIGEST]:
         raise BadCheckpoint(f"{path} is damaged: its checksum does not match. Delete it to start this fit again.")

@@ -24,7 +24,7 @@ from mlc_core.device import Compute, autocast, choose, computing
 from mlc_core.errors import Diverged
 from mlc_core.model import Classifier, build
 from mlc_core.params import Flat, Params, whole
-from mlc_core.records import EpochReport, OnEpoch
+from mlc_core.records import BEST, EpochReport, OnEpoch
 from mlc_core.seeds import Stream, stream_seed
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,9 @@ def _epochs(
     optimizer = optimize.optimizer(params, model.parameters())
     scheduler = optimize.scheduler(params, optimizer)
     reports: tuple[EpochReport, ...] = ()
-    if checkpoint is not None and (state := checkpoints.read(checkpoint, identity, device=device)) is not None:
+    state = None if checkpoint is None else checkpoints.read(checkpoint, identity, device=device)
+    # Without the best weights so far only a new start finds them again.
+    if checkpoint is not None and state is not None and (checkpoint / BEST).exists():
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         scheduler.load_state_dict(state.scheduler)

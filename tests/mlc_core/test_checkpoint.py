@@ -144,6 +144,8 @@ def test_wherever_a_file_is_cut_off_or_goes_on_the_state_is_refused(
         (replace(IDENTITY, epochs=6), "its epochs is 5, asked for is 6"),
         (replace(IDENTITY, data="tiny:2"), "its data is 'tiny:1', asked for is 'tiny:2'"),
         (replace(IDENTITY, precision="bf16"), "its precision is 'fp32', asked for is 'bf16'"),
+        (replace(IDENTITY, device="cuda"), "its device is 'cpu', asked for is 'cuda'"),
+        (replace(IDENTITY, threads=2), "its threads is 1, asked for is 2"),
         (
             replace(IDENTITY, params=Params(lr=0.5).to_flat()),
             f"its params is {Params().to_flat()}, asked for is {Params(lr=0.5).to_flat()}",
