@@ -56,6 +56,20 @@ def test_the_combinations_pair_each_choice_with_each_other_one() -> None:
         assert {(row[one], row[other]) for row in COMBINATIONS} == {*product(choices[one], choices[other])}
 
 
+def test_a_fit_whose_best_weights_are_gone_starts_again_and_finds_them(tmp_path: Path) -> None:
+    whole = run(RISING, FEW, checkpoint=tmp_path)
+    (tmp_path / BEST).unlink()
+
+    assert run(RISING, FEW, checkpoint=tmp_path) == whole
+    assert (tmp_path / BEST).exists()
+
+
+def test_a_checkpoint_place_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadCheckpoint, match=r"folder .*file cannot be used: File exists\. Name another\."):
+        run(RISING, FEW, checkpoint=tmp_path / "file")
+
+
 def test_a_fit_interrupted_by_ctrl_c_goes_on_to_the_same_bits(rising: tuple[Run, Path], tmp_path: Path) -> None:
     def interrupt(report: EpochReport) -> None:
         if report.epoch == 2:
