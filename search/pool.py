@@ -80,7 +80,7 @@ class Pool:
         """
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
         try:
-            for _ in range(workers):
+            for _ in range(workers if not stop.asked else 0):
                 self._start()
             while self._busy(workers) and not stop.asked and time.monotonic() < deadline:
                 watch()

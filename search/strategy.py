@@ -22,7 +22,8 @@ def sampler(declaration: Declaration, number: int) -> BaseSampler:
     """Make the sampler for one trial.
 
     Its seed is a function of the study's seed and the trial's number, never of the worker: several workers do
-    not draw the same start, and what a trial draws does not depend on who draws it.
+    not draw the same start, and what a trial draws does not depend on who draws it (QMC excepted:
+    there the sequence's next point goes to whoever asks first).
     """
     seed = stream_seed(declaration.seed, Stream.SAMPLER, number) % 2**32  # numpy's generators take 32 bits
     with warnings.catch_warnings():
