@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 _names = count()
 
@@ -66,3 +67,8 @@ def storage_url(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind we support; the test does not know which."""
     url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
     return url
+
+
+# How long an example takes depends on what else the machine does; that is no property of ours.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
