@@ -124,9 +124,9 @@ def paper_params(declaration: Declaration, trial: PaperTrial) -> Params:
     return Params.from_flat({**fixed, **trial.params})
 
 
-def fit_spec(declaration: Declaration, drawn: Mapping[str, Value], *, seed: int) -> dict[str, Any]:
-    """Spell what a trial of the open search is given, in the form that a replay brings along."""
-    return {"params": Params.from_flat(drawn).to_flat(), "epochs": declaration.epochs, "seed": seed}
+def fit_spec(declaration: Declaration, flat: Mapping[str, Value], *, seed: int) -> dict[str, Any]:
+    """Spell what a fit is given, whether its parameters were drawn or a replay brings them along."""
+    return {"params": Params.from_flat(flat).to_flat(), "epochs": declaration.epochs, "seed": seed}
 
 
 def _replay(study: Study, trial: PaperTrial) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _replay(study: Study, trial: PaperTrial) -> dict[str, Any]:
     if (stranger := outside(study.declaration, flat)) is not None:
         problem = f"paper trial {trial.number} has {stranger}, which this study would never draw. "
         raise BadDeclaration(f"study {study.name!r}", "space", problem + "Replay it in the study 'default'.")
-    return {"params": flat, "epochs": study.declaration.epochs, "seed": trial.seed}
+    return fit_spec(study.declaration, flat, seed=trial.seed)
 
 
 def _is_file(reference: str) -> bool:
