@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mlc_core.errors import BadCheckpoint, BadData, BadParams, Diverged, MlcError, NoDevice, did_you_mean
 from mlc_core.params import (
     DEFAULTS,
+    EPOCHS,
     KEYS,
     SCHEDULER_KEYS,
     SCHEDULER_OF,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
 __all__ = [
     "BEST",
     "DEFAULTS",
+    "EPOCHS",
     "KEYS",
     "SCHEDULERS",
     "SCHEDULER_KEYS",

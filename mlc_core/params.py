@@ -15,13 +15,19 @@ OptimizerName = Literal["adam", "adamw"]
 SchedulerName = Literal["step", "plateau", "cosine"]
 BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
 StemName = Literal["small", "standard"]
-AugmentName = Literal["none", "light", "flip"]
+AugmentName = Literal["none", "light", "medium", "strong"]
+RareAugmentName = Literal["same", "none", "light", "medium", "strong"]
+LossName = Literal["bce", "weighted", "focal", "asymmetric"]
 
 OPTIMIZERS: Final[tuple[OptimizerName, ...]] = get_args(OptimizerName)
 SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
 BACKBONES: Final[tuple[BackboneName, ...]] = get_args(BackboneName)
 STEMS: Final[tuple[StemName, ...]] = get_args(StemName)
 AUGMENTS: Final[tuple[AugmentName, ...]] = get_args(AugmentName)
+RARE_AUGMENTS: Final[tuple[RareAugmentName, ...]] = get_args(RareAugmentName)
+LOSSES: Final[tuple[LossName, ...]] = get_args(LossName)
+
+EPOCHS: Final = 10  # of a fit that is not told
 
 Value = str | int | float
 Flat = Mapping[str, Value]  # what Optuna stores as a trial's parameters
@@ -33,6 +39,10 @@ def _number(key: str, got: object, allowed: str, *, low: float, high: float, ope
     # Comparisons alone also refuse NaN, infinities and integers too large for a float.
     if not ((low < got if open_low else low <= got) and (got < high if open_high else got <= high)):
         raise BadParams(key, got, allowed)
+
+
+def _share(key: str, got: object) -> None:
+    _number(key, got, "a number from 0 to 1", low=0, high=1, open_low=False, open_high=False)
 
 
 def whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
@@ -74,7 +84,7 @@ class Plateau:
 class Cosine:
     """Cosine annealing to 0, without restarts (Loshchilov & Hutter 2017, eq. 5; torch CosineAnnealingLR)."""
 
-    t_max: int = 12  # epochs
+    t_max: int = EPOCHS
 
     def __post_init__(self) -> None:
         whole("t_max", self.t_max, "a whole number of epochs from 1 to 10000", low=1, high=10_000)
@@ -116,7 +126,19 @@ class Params:
     backbone: BackboneName = "resnet10"
     stem: StemName = "standard"
     image_size: int = 32  # pixels, both sides, after resizing
+    weights: str = "none"  # none, imagenet, or the path of a file: what the backbone starts from
     augment: AugmentName = "light"
+    flip: float = 0.0  # probability that an image is mirrored left to right
+    rare_below: float = 0.0  # a class on less than this share of the training images is rare; 0: none is
+    rare_repeat: float = 1.0  # at most how many times as often as others an image with a rare class is drawn
+    rare_augment: RareAugmentName = "same"  # the policy for images with a rare class
+    loss: LossName = "bce"  # that trains; the objective never depends on it
+    label_smoothing: float = 0.0  # of 0 and 1 towards 1/2
+    pos_weight_power: float = 0.5  # weighted: a positive weighs (negatives / positives) ** power
+    focal_gamma: float = 2.0  # focal: Lin et al. 2017, section 3
+    asymmetric_gamma_pos: float = 0.0  # asymmetric: Ridnik et al. 2021, eq. 7
+    asymmetric_gamma_neg: float = 4.0
+    asymmetric_clip: float = 0.05  # asymmetric: the shift of a negative's probability, eq. 5
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -130,7 +152,29 @@ class Params:
         _one_of("backbone", self.backbone, BACKBONES)
         _one_of("stem", self.stem, STEMS)
         whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+        if not isinstance(self.weights, str) or not self.weights:
+            raise BadParams("weights", self.weights, "none, imagenet or the path of a file")
         _one_of("augment", self.augment, AUGMENTS)
+        _share("flip", self.flip)
+        _share("rare_below", self.rare_below)
+        _number(
+            "rare_repeat", self.rare_repeat, "a number from 1 to 100", low=1, high=100, open_low=False, open_high=False
+        )
+        _one_of("rare_augment", self.rare_augment, RARE_AUGMENTS)
+        _one_of("loss", self.loss, LOSSES)
+        _number(
+            "label_smoothing",
+            self.label_smoothing,
+            "a number in [0, 1)",
+            low=0,
+            high=1,
+            open_low=False,
+            open_high=True,
+        )
+        _share("pos_weight_power", self.pos_weight_power)
+        for key in ("focal_gamma", "asymmetric_gamma_pos", "asymmetric_gamma_neg"):
+            _number(key, getattr(self, key), "a number from 0 to 20", low=0, high=20, open_low=False, open_high=False)
+        _share("asymmetric_clip", self.asymmetric_clip)
 
     @classmethod
     def from_flat(cls, flat: Flat) -> Params:

@@ -14,7 +14,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mlc_core import DEFAULTS, KEYS, SCHEDULER_OF, SCHEDULERS, BadParams, Params, SchedulerName, Value, did_you_mean
+from mlc_core import (
+    DEFAULTS,
+    EPOCHS,
+    KEYS,
+    SCHEDULER_OF,
+    SCHEDULERS,
+    BadParams,
+    Params,
+    SchedulerName,
+    Value,
+    did_you_mean,
+)
 from search.errors import BadDeclaration
 from search.options import PRUNERS, SAMPLERS, Pruner, Sampler, Tpe
 
@@ -43,7 +54,7 @@ Domain = Choice | Range
 
 
 _WHOLE: Final = {  # key at the top: default, smallest, largest
-    "epochs": (12, 1, 100_000),
+    "epochs": (EPOCHS, 1, 100_000),
     "seed": (0, 0, 2**63 - 1),
     "threads": (1, 1, 1024),
     "retries": (2, 0, 100),

@@ -45,7 +45,7 @@ class Hyperband:
     """Hyperband over epochs (Li et al. 2018)."""
 
     min_resource: int = _option(1, 1)  # epochs before the first decision
-    reduction_factor: int = _option(3, 2)
+    reduction_factor: int = _option(4, 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def fit(
 ) -> None:
     """Train one configuration and print its best validation loss.
 
-    Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 12
+    Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 10
     """
     given = _parsed(params or [])
     spec: dict[str, Any] = {"params": given, "epochs": epochs, "seed": seed, "threads": threads}
