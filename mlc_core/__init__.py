@@ -26,13 +26,25 @@ from mlc_core.params import (
     Step,
     Value,
 )
-from mlc_core.records import BEST, EpochReport, OnEpoch
+from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
+    from mlc_core.cache import write_atomically as write_atomically
+    from mlc_core.data.check import DataCheck as DataCheck
+    from mlc_core.data.check import check as check
     from mlc_core.data.dataset import Dataset as Dataset
     from mlc_core.data.dataset import Split as Split
     from mlc_core.data.digits import digits as digits
+    from mlc_core.data.from_torch import from_torch as from_torch
+    from mlc_core.data.listing import SPLITS as SPLITS
+    from mlc_core.data.listing import Listing as Listing
+    from mlc_core.data.listing import Problem as Problem
+    from mlc_core.data.load import Loaded as Loaded
+    from mlc_core.data.load import load_dataset as load_dataset
+    from mlc_core.data.load import read_data as read_data
+    from mlc_core.data.readers import FORMATS as FORMATS
+    from mlc_core.data.store import OnProgress as OnProgress
     from mlc_core.device import Compute as Compute
     from mlc_core.device import choose as choose
     from mlc_core.training import fit as fit
@@ -41,44 +53,71 @@ __all__ = [
     "BEST",
     "DEFAULTS",
     "EPOCHS",
+    "FORMATS",
     "KEYS",
+    "OBJECTIVES",
     "SCHEDULERS",
     "SCHEDULER_KEYS",
     "SCHEDULER_OF",
+    "SPLITS",
     "BadCheckpoint",
     "BadData",
     "BadParams",
     "Compute",
     "Cosine",
+    "DataCheck",
     "Dataset",
+    "Direction",
     "Diverged",
     "EpochReport",
     "Flat",
+    "Listing",
+    "Loaded",
     "MlcError",
     "NoDevice",
+    "Objective",
     "OnEpoch",
+    "OnProgress",
     "Params",
     "Plateau",
+    "Problem",
     "Scheduler",
     "SchedulerName",
     "Split",
     "Step",
     "Stream",
     "Value",
+    "check",
     "choose",
     "did_you_mean",
     "digits",
     "fit",
+    "from_torch",
+    "load_dataset",
+    "read_data",
     "stream_seed",
+    "write_atomically",
 ]
 
 _ON_FIRST_USE: Final = {
     "Compute": "mlc_core.device",
+    "DataCheck": "mlc_core.data.check",
     "Dataset": "mlc_core.data.dataset",
+    "FORMATS": "mlc_core.data.readers",
+    "Listing": "mlc_core.data.listing",
+    "Loaded": "mlc_core.data.load",
+    "OnProgress": "mlc_core.data.store",
+    "Problem": "mlc_core.data.listing",
+    "SPLITS": "mlc_core.data.listing",
     "Split": "mlc_core.data.dataset",
+    "check": "mlc_core.data.check",
     "choose": "mlc_core.device",
     "digits": "mlc_core.data.digits",
     "fit": "mlc_core.training",
+    "from_torch": "mlc_core.data.from_torch",
+    "load_dataset": "mlc_core.data.load",
+    "read_data": "mlc_core.data.load",
+    "write_atomically": "mlc_core.cache",
 }
 
 

@@ -20,7 +20,7 @@ from mlc_core.errors import BadCheckpoint
 from mlc_core.params import Value
 from mlc_core.records import BEST, EpochReport
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MAGIC: Final = b"MLCFIT01"
 _DIGEST: Final = 32  # bytes of SHA-256
 
@@ -32,8 +32,10 @@ class Identity:
     """What a fit is; a checkpoint of another one is refused."""
 
     params: dict[str, Value]
+    start: str  # digest of the weights that the backbone started from
     seed: int
     epochs: int
+    objective: str  # by which the best weights were chosen
     data: str  # fingerprint
     device: str  # its type: kernels of another compute other bits
     precision: str

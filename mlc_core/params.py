@@ -1,6 +1,6 @@
 """The parameters of one trial, valid or not at all, and their flat form. Standard library only.
 
-Not here: how a parameter acts (optimize.py, model.py, data/augment.py).
+Not here: how a parameter acts (optimize.py, model.py, loss.py, data/augment.py, data/sampling.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AUGMENTS: Final[tuple[AugmentName, ...]] = get_args(AugmentName)
 RARE_AUGMENTS: Final[tuple[RareAugmentName, ...]] = get_args(RareAugmentName)
 LOSSES: Final[tuple[LossName, ...]] = get_args(LossName)
 
-EPOCHS: Final = 10  # of a fit that is not told
+EPOCHS: Final = 12  # of a fit that is not told
 
 Value = str | int | float
 Flat = Mapping[str, Value]  # what Optuna stores as a trial's parameters
@@ -45,13 +45,19 @@ def _share(key: str, got: object) -> None:
     _number(key, got, "a number from 0 to 1", low=0, high=1, open_low=False, open_high=False)
 
 
+def _text(key: str, got: object, allowed: str) -> None:
+    if not isinstance(got, str) or not got:
+        raise BadParams(key, got, allowed)
+
+
 def whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
     """Refuse what is not a whole number from low to high, by a `BadParams` that names the key."""
     if not isinstance(got, int) or isinstance(got, bool) or not low <= got <= high:
         raise BadParams(key, got, allowed)
 
 
-def _one_of(key: str, got: object, choices: tuple[str, ...]) -> None:
+def one_of(key: str, got: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is not one of the choices, by a `BadParams` that names the key."""
     if got not in choices:
         raise BadParams(key, got, f"one of {', '.join(choices)}", did_you_mean(got, choices))
 
@@ -132,16 +138,16 @@ class Params:
     rare_below: float = 0.0  # a class on less than this share of the training images is rare; 0: none is
     rare_repeat: float = 1.0  # at most how many times as often as others an image with a rare class is drawn
     rare_augment: RareAugmentName = "same"  # the policy for images with a rare class
-    loss: LossName = "bce"  # that trains; the objective never depends on it
-    label_smoothing: float = 0.0  # of 0 and 1 towards 1/2
+    loss: LossName = "bce"  # that trains; what a fit is judged by never depends on it
+    label_smoothing: float = 0.0  # share of the way that targets of 0 and 1 move towards 1/2
     pos_weight_power: float = 0.5  # weighted: a positive weighs (negatives / positives) ** power
-    focal_gamma: float = 2.0  # focal: Lin et al. 2017, section 3
-    asymmetric_gamma_pos: float = 0.0  # asymmetric: Ridnik et al. 2021, eq. 7
-    asymmetric_gamma_neg: float = 4.0
-    asymmetric_clip: float = 0.05  # asymmetric: the shift of a negative's probability, eq. 5
+    focal_gamma: float = 2.0  # focal: how much less well-told pairs count, Lin et al. 2017, eq. 4
+    asymmetric_gamma_pos: float = 0.0  # asymmetric: the same for positives, Ridnik et al. 2021, eq. 7
+    asymmetric_gamma_neg: float = 4.0  # asymmetric: and for negatives
+    asymmetric_clip: float = 0.05  # asymmetric: by how much a negative's probability is taken to be lower, eq. 5
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
         _number("lr", self.lr, "a number in (0, 10]", low=0, high=10, open_low=True, open_high=False)
         _number("weight_decay", self.weight_decay, "a number in [0, 1]", low=0, high=1, open_low=False, open_high=False)
         _number("dropout", self.dropout, "a number in [0, 1)", low=0, high=1, open_low=False, open_high=True)
@@ -149,19 +155,18 @@ class Params:
             raise BadParams("scheduler", self.scheduler, f"one of {', '.join(SCHEDULERS)}")
         # One image has no variance that batch normalization could estimate.
         whole("batch_size", self.batch_size, "a whole number of images from 2 to 65536", low=2, high=65_536)
-        _one_of("backbone", self.backbone, BACKBONES)
-        _one_of("stem", self.stem, STEMS)
+        one_of("backbone", self.backbone, BACKBONES)
+        one_of("stem", self.stem, STEMS)
         whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
-        if not isinstance(self.weights, str) or not self.weights:
-            raise BadParams("weights", self.weights, "none, imagenet or the path of a file")
-        _one_of("augment", self.augment, AUGMENTS)
+        _text("weights", self.weights, "none, imagenet or the path of a file")
+        one_of("augment", self.augment, AUGMENTS)
         _share("flip", self.flip)
         _share("rare_below", self.rare_below)
         _number(
             "rare_repeat", self.rare_repeat, "a number from 1 to 100", low=1, high=100, open_low=False, open_high=False
         )
-        _one_of("rare_augment", self.rare_augment, RARE_AUGMENTS)
-        _one_of("loss", self.loss, LOSSES)
+        one_of("rare_augment", self.rare_augment, RARE_AUGMENTS)
+        one_of("loss", self.loss, LOSSES)
         _number(
             "label_smoothing",
             self.label_smoothing,
@@ -186,7 +191,7 @@ class Params:
             For an unknown key, a key of another scheduler than the chosen one, or a value out of bounds.
         """
         name = flat.get("scheduler", scheduler_name(Cosine()))
-        _one_of("scheduler", name, SCHEDULERS)
+        one_of("scheduler", name, SCHEDULERS)
         kind = SCHEDULER_OF[cast("SchedulerName", name)]
         own = {f.name for f in fields(kind)}
         shared = {f.name for f in fields(cls)}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, assert_never
 
 BEST: Final = "best.safetensors"  # in a fit's checkpoint folder: the weights of its best epoch
+
+Objective = Literal["bce", "macro_f1", "map"]
+Direction = Literal["minimize", "maximize"]
+
+OBJECTIVES: Final[dict[Objective, Direction]] = {"bce": "minimize", "macro_f1": "maximize", "map": "maximize"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +20,30 @@ class EpochReport:
 
     epoch: int  # counted from 1
     epochs: int  # how many the fit was asked for
-    train_loss: float  # mean BCE over image-label pairs, nats; under dropout and augmentation
-    val_loss: float  # mean BCE over image-label pairs of the validation split, nats
+    train_loss: float  # mean of the loss that trains (Params.loss); under dropout, augmentation and sampling
+    val_loss: float  # mean BCE over image-label pairs of the validation split, nats, whatever loss trains
+    macro_f1: float  # of the validation split, classes predicted from probability 1/2 upwards
+    mean_ap: float  # mean average precision over the classes that the validation split has
     lr: float  # used during this epoch
     seconds: float  # training and evaluation of this epoch
+
+    def value(self, objective: Objective) -> float:
+        """Return what a fit with this objective is judged by."""
+        match objective:
+            case "bce":
+                return self.val_loss
+            case "macro_f1":
+                return self.macro_f1
+            case "map":
+                return self.mean_ap
+            case other:
+                assert_never(other)
+
+
+def best_epoch(reports: Iterable[EpochReport], objective: Objective) -> EpochReport:
+    """Return the best of at least one report; of equal ones the first."""
+    choose = min if OBJECTIVES[objective] == "minimize" else max
+    return choose(reports, key=lambda report: report.value(objective))
 
 
 class OnEpoch(Protocol):

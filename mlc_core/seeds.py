@@ -18,6 +18,7 @@ class Stream(IntEnum):
     DROPOUT = 3
     SAMPLER = 4
     TRIAL = 5
+    SPLIT = 6
 
 
 def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,20 +17,23 @@ from torch.optim import Optimizer
 
 from mlc_core import checkpoint as checkpoints
 from mlc_core import optimize
-from mlc_core.data.augment import augment, normalize
+from mlc_core.data.augment import normalize, vary
 from mlc_core.data.dataset import Dataset, Split
 from mlc_core.data.digits import digits
+from mlc_core.data.sampling import Sampling
 from mlc_core.device import Compute, autocast, choose, computing
 from mlc_core.errors import Diverged
+from mlc_core.loss import Loss, bce, training_loss
+from mlc_core.metrics import macro_f1, mean_average_precision
 from mlc_core.model import Classifier, build
-from mlc_core.params import Flat, Params, whole
-from mlc_core.records import BEST, EpochReport, OnEpoch
+from mlc_core.params import EPOCHS, Flat, Params, one_of, whole
+from mlc_core.pretrained import start_from
+from mlc_core.records import BEST, OBJECTIVES, EpochReport, Objective, OnEpoch, best_epoch
 from mlc_core.seeds import Stream, stream_seed
 
 log = logging.getLogger(__name__)
 
-EPOCHS: Final = 12  # of a fit that is not told
-RUNAWAY: Final = 10 * math.log(2)  # nats; ten times the loss of a coin's guess
+RUNAWAY: Final = 10 * math.log(2)  # nats of BCE, whatever loss trains; ten times those of a coin's guess
 EVAL_BATCH: Final = 500  # images
 
 
@@ -40,13 +43,14 @@ def fit(
     *,
     seed: int = 0,
     epochs: int = EPOCHS,
+    objective: Objective = "bce",
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
 ) -> float:
-    """Train one multi-label ResNet and return its best validation loss.
+    """Train one multi-label ResNet and return how good its best epoch was.
 
     Parameters
     ----------
@@ -58,6 +62,10 @@ def fit(
         Same data, params, seed, threads and machine give the same bits.
     epochs : int
         Full length of the training.
+    objective : "bce", "macro_f1" or "map"
+        What the best epoch is chosen by, on the validation split: the lowest mean binary cross-entropy over
+        image-label pairs, in nats, whatever loss trains; the highest mean over classes of F1; or of average
+        precision.
     device, precision, threads
         As ``mlc_core.device.choose`` takes them.
     on_epoch : OnEpoch, optional
@@ -70,12 +78,11 @@ def fit(
     Returns
     -------
     float
-        Lowest validation loss over the epochs done: mean binary cross-entropy over image-label pairs, in nats,
-        whatever loss trains.
+        The objective's best value over the epochs done.
 
     Raises
     ------
-    BadParams, BadData, BadCheckpoint, NoDevice
+    BadParams, BadData, BadWeights, BadCheckpoint, NoDevice
         Before any training.
     Diverged
         If the loss becomes NaN or infinite or runs away; the last good checkpoint stays.
@@ -83,39 +90,53 @@ def fit(
     chosen = params if isinstance(params, Params) else Params.from_flat(params)
     whole("epochs", epochs, "a whole number from 1 to 100000", low=1, high=100_000)
     whole("seed", seed, "a whole number from 0 to 2**63 - 1", low=0, high=2**63 - 1)
+    one_of("objective", objective, tuple(OBJECTIVES))
     dataset = digits() if data is None else data
     compute = choose(device=device, precision=precision, threads=threads)
     cuda = [torch.device(compute.device)] if compute.device.startswith("cuda") else []
-    best = math.inf
+    reports: list[EpochReport] = []
     with computing(compute), torch.random.fork_rng(devices=cuda):
-        for report in _epochs(chosen, dataset, compute, seed=seed, epochs=epochs, checkpoint=checkpoint):
-            best = min(best, report.val_loss)
+        for report in _epochs(
+            chosen, dataset, compute, seed=seed, epochs=epochs, objective=objective, checkpoint=checkpoint
+        ):
+            reports.append(report)
             if on_epoch is not None and not on_epoch(report):
                 break
-    return best
+    return best_epoch(reports, objective).value(objective)
 
 
 def _epochs(
-    params: Params, data: Dataset, compute: Compute, *, seed: int, epochs: int, checkpoint: Path | None
+    params: Params,
+    data: Dataset,
+    compute: Compute,
+    *,
+    seed: int,
+    epochs: int,
+    objective: Objective,
+    checkpoint: Path | None,
 ) -> Iterator[EpochReport]:
     """Yield the reports of the epochs already done, then train the others one by one."""
     device = torch.device(compute.device)
-    identity = checkpoints.Identity(
-        params=params.to_flat(),
-        seed=seed,
-        epochs=epochs,
-        data=data.fingerprint,
-        device=device.type,
-        precision=compute.precision,
-        threads=compute.threads,
-    )
     model = build(
         backbone=params.backbone,
         stem=params.stem,
         dropout=params.dropout,
         classes=len(data.classes),
         seed=stream_seed(seed, Stream.INIT),
-    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    )
+    origin = start_from(model, params.weights, backbone=params.backbone)
+    identity = checkpoints.Identity(
+        params=params.to_flat(),
+        start=origin.digest,
+        seed=seed,
+        epochs=epochs,
+        objective=objective,
+        data=data.fingerprint,
+        device=device.type,
+        precision=compute.precision,
+        threads=compute.threads,
+    )
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimize.optimizer(params, model.parameters())
     scheduler = optimize.scheduler(params, optimizer)
     reports: tuple[EpochReport, ...] = ()
@@ -128,19 +149,20 @@ def _epochs(
         reports = state.reports
         yield from reports
     train, val = _Images(data, data.train, params, device), _Images(data, data.val, params, device)
+    sampling = Sampling.of(data.train.labels, params)
+    loss = training_loss(params, data.train.labels, device)
     for epoch in range(len(reports) + 1, epochs + 1):
         start, lr = time.perf_counter(), optimize.current_lr(optimizer)
-        train_loss = _train(model, optimizer, train, compute, params, seed=seed, epoch=epoch)
-        val_loss = _evaluate(model, val, compute)
-        _check(epoch, train_loss, val_loss)
-        optimize.step(scheduler, val_loss=val_loss)
+        trained = _train(model, optimizer, train, sampling, loss, compute, params, seed=seed, epoch=epoch)
+        scores = _evaluate(model, val, compute)
+        _check(epoch, trained, scores.loss)
+        optimize.step(scheduler, val_loss=scores.loss)
         seconds = time.perf_counter() - start
-        report = EpochReport(epoch, epochs, train_loss, val_loss, lr, seconds)
-        better = all(val_loss < earlier.val_loss for earlier in reports)
+        report = EpochReport(epoch, epochs, trained.loss, scores.loss, scores.macro_f1, scores.mean_ap, lr, seconds)
         reports = (*reports, report)
         if checkpoint is not None:
-            if better:
-                checkpoints.write_best(checkpoint, model.state_dict(), _card(params, data, report))
+            if best_epoch(reports, objective) is report:
+                checkpoints.write_best(checkpoint, model.state_dict(), _card(params, data, report, objective))
             state = checkpoints.State(
                 reports=reports,
                 model=model.state_dict(),
@@ -159,82 +181,108 @@ class _Images:
         self.mean = torch.from_numpy(mean).to(device)[None, :, None, None]
         self.std = torch.from_numpy(std).to(device)[None, :, None, None]
         self.size, self.device = params.image_size, device
-        self.images, self.labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-        if device.type == "cuda" and self.images.nbytes < torch.cuda.mem_get_info(device)[0] // 3:
-            self.images = self.images.to(device)  # once, instead of every batch over the bus
-        self.labels = self.labels.to(device, torch.float32)
+        self.images, self.rows = torch.from_numpy(split.images), torch.from_numpy(split.rows)
+        self.labels = torch.from_numpy(split.labels).to(device, torch.float32)
+        taken = len(self.rows) * self.images[0].nbytes
+        if device.type == "cuda" and taken < torch.cuda.mem_get_info(device)[0] // 3:
+            self.images = self.images[self.rows].to(device)  # once, instead of every batch over the bus
+            self.rows = torch.arange(len(self.rows))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalized images (n, 3, size, size), float32, channels_last, and labels (n, classes), float32."""
-        images = self.images[index.to(self.images.device)]
+        images = self.images[self.rows[index].to(self.images.device)]
         if images.device.type != self.device.type:  # "cuda" and "cuda:0" are one device, but not equal
             images = images.pin_memory().to(self.device, non_blocking=True)
         batch = normalize(images, mean=self.mean, std=self.std, size=self.size)
         return batch, self.labels[index.to(self.device)]
 
 
+class _Trained(NamedTuple):
+    """Means over the image-label pairs of a pass over the training images, nats."""
+
+    loss: float  # the one that trains
+    bce: float
+
+
+class _Scores(NamedTuple):
+    """How good the network is on a split."""
+
+    loss: float  # mean BCE over image-label pairs, nats
+    macro_f1: float
+    mean_ap: float
+
+
 def _train(
     model: Classifier,
     optimizer: Optimizer,
     images: _Images,
+    sampling: Sampling,
+    loss_of: Loss,
     compute: Compute,
     params: Params,
     *,
     seed: int,
     epoch: int,
-) -> float:
-    """One pass over the training images; the mean loss over image-label pairs, nats."""
+) -> _Trained:
+    """Make one pass over the training images."""
     torch.manual_seed(stream_seed(seed, Stream.DROPOUT, epoch))  # dropout can only draw from the global generator
-    order = torch.randperm(len(images), generator=_generator(seed, Stream.SHUFFLE, epoch))
+    order = sampling.order(_generator(seed, Stream.SHUFFLE, epoch))
     variation = _generator(seed, Stream.AUGMENT, epoch)
-    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    rare = torch.from_numpy(sampling.rare)
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     seen = 0
     model.train()
     for index in torch.split(order, params.batch_size):
         if len(index) == 1:
             continue  # batch normalization has no variance to estimate from one image of one pixel
         batch, labels = images.take(index)
-        batch = augment(batch, params.augment, generator=variation)
+        batch = vary(batch, rare[index], params, generator=variation)
         with autocast(compute):
             logits = model(batch)
-        loss = functional.binary_cross_entropy_with_logits(logits, labels)
+        loss = loss_of(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += loss.detach() * len(index)  # stays on the device: reading it would wait for the step
+        # Stays on the device: reading it would wait for the step.
+        totals += torch.stack([loss.detach(), bce(logits.detach(), labels)]) * len(index)
         seen += len(index)
-    return float(total) / seen if seen else math.nan
+    return _Trained(*(totals / seen).tolist()) if seen else _Trained(math.nan, math.nan)
 
 
 @torch.inference_mode()
-def _evaluate(model: Classifier, images: _Images, compute: Compute) -> float:
-    """Mean BCE over image-label pairs, nats, summed in double precision."""
+def _evaluate(model: Classifier, images: _Images, compute: Compute) -> _Scores:
+    """Score the network on a split; the loss is summed in double precision."""
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=images.device)
+    told = []
     for index in torch.split(torch.arange(len(images)), EVAL_BATCH):
         batch, labels = images.take(index)
         with autocast(compute):
             logits = model(batch)
         total += functional.binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="sum")
-    return float(total) / images.labels.numel()
+        told.append(logits)
+    told_logits, labels = torch.cat(told).cpu(), images.labels.cpu()
+    loss = float(total) / images.labels.numel()
+    return _Scores(loss, macro_f1(told_logits, labels), mean_average_precision(told_logits, labels))
 
 
 def _generator(seed: int, stream: Stream, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(seed, stream, epoch))
 
 
-def _check(epoch: int, train_loss: float, val_loss: float) -> None:
-    for name, loss in (("training", train_loss), ("validation", val_loss)):
+def _check(epoch: int, trained: _Trained, val_loss: float) -> None:
+    for name, loss in (("training", trained.loss), ("validation", val_loss)):
         if not math.isfinite(loss):
             raise Diverged(epoch, f"the {name} loss is {loss}")
-    if train_loss > RUNAWAY:
-        raise Diverged(epoch, f"the training loss ran away to {train_loss:.3g}")
+    # Not the loss that trains: a focal one never grows as large, a weighted one starts larger.
+    if trained.bce > RUNAWAY:
+        raise Diverged(epoch, f"the training loss ran away to {trained.bce:.3g} nats of BCE")
 
 
-def _card(params: Params, data: Dataset, report: EpochReport) -> dict[str, str]:
+def _card(params: Params, data: Dataset, report: EpochReport, objective: Objective) -> dict[str, str]:
     """Write down what must travel inside the weights' file for them to be of use."""
     mean, std = data.channel_stats
     return {
@@ -243,6 +291,8 @@ def _card(params: Params, data: Dataset, report: EpochReport) -> dict[str, str]:
         "mean": json.dumps(mean.tolist()),
         "std": json.dumps(std.tolist()),
         "epoch": str(report.epoch),
+        "objective": objective,
+        "value": repr(report.value(objective)),
         "val_loss": repr(report.val_loss),
         "data": data.fingerprint,
     }

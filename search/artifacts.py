@@ -15,6 +15,7 @@ from typing import Final
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, make_url
 
@@ -66,7 +67,8 @@ def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
 def keep_only_best(root: Path, study: Study) -> None:
     """Remove the weights of all complete trials but the best; how many those are, the declaration says."""
     complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    ranked = sorted(complete, key=lambda trial: (trial.value, trial.number))
+    sign = -1 if study.optuna.direction == StudyDirection.MAXIMIZE else 1
+    ranked = sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
     store = FileSystemArtifactStore(root)
     for trial in ranked[study.declaration.keep :]:
         for artifact in weights_of(trial):

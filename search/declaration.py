@@ -18,9 +18,11 @@ from mlc_core import (
     DEFAULTS,
     EPOCHS,
     KEYS,
+    OBJECTIVES,
     SCHEDULER_OF,
     SCHEDULERS,
     BadParams,
+    Objective,
     Params,
     SchedulerName,
     Value,
@@ -70,6 +72,7 @@ class Declaration:
 
     name: str
     epochs: int  # full length of a trial
+    objective: Objective  # what the search is about, measured on the validation split
     seed: int
     threads: int  # CPU threads of one trial
     retries: int  # of a trial that failed or was lost
@@ -90,6 +93,7 @@ class Declaration:
             }
         return {
             "name": self.name,
+            "objective": self.objective,
             **{key: getattr(self, key) for key in _WHOLE},
             "sampler": {"name": _name_of(self.sampler, SAMPLERS), **asdict(self.sampler)},
             "pruner": {"name": _name_of(self.pruner, PRUNERS), **asdict(self.pruner)},
@@ -140,7 +144,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     BadDeclaration
         Naming the key, the value and what is allowed.
     """
-    _known(table, ("name", *_WHOLE, *_TABLES), where=where, prefix="")
+    _known(table, ("name", "objective", *_WHOLE, *_TABLES), where=where, prefix="")
     for key in _TABLES:
         if not isinstance(table.get(key, {}), Mapping):
             raise BadDeclaration(where, key, f"{table[key]!r} is not a table: write [{key}].")
@@ -150,6 +154,10 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
             f"{called!r} is not a name of 1 to 200 letters, digits, spaces, '.', '_' and '-', .toml not at the end."
         )
         raise BadDeclaration(where, "name", problem)
+    objective = table.get("objective", "bce")
+    if objective not in OBJECTIVES:
+        problem = f"{objective!r} is not one of {', '.join(OBJECTIVES)}.{did_you_mean(objective, OBJECTIVES)}"
+        raise BadDeclaration(where, "objective", problem)
     numbers = {
         key: cast("int", _number(table.get(key, default), whole=True, low=low, high=high, where=where, key=key))
         for key, (default, low, high) in _WHOLE.items()
@@ -165,7 +173,14 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     space, branches = _space(table.get("space", {}), where=where)
     fixed = _fixed(table.get("fixed", {}), space, branches, where=where)
     return Declaration(
-        name=called, sampler=sampler, pruner=pruner, space=space, branches=branches, fixed=fixed, **numbers
+        name=called,
+        objective=objective,
+        sampler=sampler,
+        pruner=pruner,
+        space=space,
+        branches=branches,
+        fixed=fixed,
+        **numbers,
     )
 
 

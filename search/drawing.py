@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from mlc_core import SCHEDULER_KEYS, Value
+from mlc_core import SCHEDULER_KEYS, Objective, Value
 from search.views import Comparison, Counts, TrialRow
 
 LEADERS = 10  # rows of a leaderboard after a run
+NAMES: Mapping[Objective, str] = {"bce": "validation loss", "macro_f1": "macro F1", "map": "mAP"}
 _COLOURS = {"complete": "green", "pruned": "yellow", "running": "cyan", "waiting": "dim", "failed": "red"}
 
 
@@ -42,8 +43,9 @@ def kind(row: TrialRow) -> str:
 def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
     """One line a trial, with a column for each parameter that one of them has; a scheduler's own stand beside it."""
     table = _table(title)
-    for heading in ("trial", "from", "state", "val loss", "epochs"):
-        table.add_column(heading, justify="right" if heading in ("trial", "val loss", "epochs") else "left")
+    value = NAMES[rows[0].objective] if rows else NAMES["bce"]
+    for heading in ("trial", "from", "state", value, "epochs"):
+        table.add_column(heading, justify="right" if heading in ("trial", value, "epochs") else "left")
     keys = dict.fromkeys(key for row in rows for key in row.params if key not in SCHEDULER_KEYS)
     for key in keys:
         table.add_column(key.replace("_", " "), justify="left" if key == "scheduler" else "right")
@@ -52,7 +54,7 @@ def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
             str(row.number),
             kind(row),
             Text(row.state, style=_COLOURS[row.state]),
-            number(row.loss),
+            number(row.latest),
             f"{row.epoch}/{row.epochs}",
             *(_cell(row, key) for key in keys),
         )
@@ -67,13 +69,13 @@ def trial_table(row: TrialRow) -> Table:
     lines = {
         "from": kind(row),
         "state": row.state,
-        "validation loss": number(row.loss),
+        NAMES[row.objective]: number(row.latest),
         "epochs": f"{row.epoch} of {row.epochs}",
         "seed": "-" if row.seed is None else str(row.seed),
         "trained for": "-" if row.seconds is None else duration(row.seconds),
         "started": "-" if row.started is None else row.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
         **{key: _short(value) for key, value in row.params.items()},
-        "loss by epoch": " ".join(f"{loss:.4f}" for loss in row.losses.values()) or "-",
+        "by epoch": " ".join(f"{value:.4f}" for value in row.reports.values()) or "-",
     }
     for heading, text in lines.items():
         table.add_row(heading, text)
@@ -84,7 +86,7 @@ def trial_table(row: TrialRow) -> Table:
 
 def best_line(row: TrialRow) -> str:
     """Name the best trial."""
-    return f"Best validation loss: {number(row.value)}, trial {row.number}"
+    return f"Best {NAMES[row.objective]}: {number(row.value)}, trial {row.number}"
 
 
 def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:
@@ -138,7 +140,7 @@ def comparison_words(comparison: Comparison) -> list[str]:
 def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
     """One line a study."""
     table = _table("Studies")
-    for heading in ("study", "complete", "pruned", "running", "waiting", "failed", "best val loss"):
+    for heading in ("study", "complete", "pruned", "running", "waiting", "failed", "best"):
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for name, counted, best in rows:
         figures = (counted.complete, counted.pruned, counted.running, counted.waiting, counted.failed)
@@ -156,7 +158,7 @@ def counted(counts: Counts) -> str:
 def finished_line(row: TrialRow) -> str:
     """One line about a trial that has ended."""
     note = f" ({row.note})" if row.note else ""
-    head = f"trial {row.number} {kind(row)} {row.state} {number(row.loss)} after {row.epoch}/{row.epochs} epochs"
+    head = f"trial {row.number} {kind(row)} {row.state} {number(row.latest)} after {row.epoch}/{row.epochs} epochs"
     return f"{head}: {settings(row.params)}{note}"
 
 

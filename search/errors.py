@@ -10,6 +10,7 @@
         ├── TrialNotFound      no trial of that number
         ├── StudyBusy          trials of the study run
         ├── StudyChanged       the study was started with another declaration
+        ├── DataChanged        the study was started with other data
         └── BadDeclaration     a key of a study's TOML file is wrong
 
 No URL enters these texts except through `search.storage.redacted`.
@@ -105,6 +106,13 @@ class StudyChanged(SearchError):
             f"Study {study!r} was started with another declaration:{lines}\n"
             'Run it with the one it was started with, or give this one a name of its own: name = "..." in its file.'
         )
+
+
+class DataChanged(SearchError):
+    """The study was started with other images, labels or splits, or they are not where they were."""
+
+    def __init__(self, study: str, problem: str) -> None:
+        super().__init__(f"The data of study {study!r}: {problem}.")
 
 
 class BadDeclaration(SearchError):

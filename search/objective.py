@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Final
 
 from optuna.trial import Trial
 
@@ -23,22 +24,24 @@ from search.study import (
     COMPUTE,
     DIVERGED,
     FIT,
+    METRICS,
     PAPER,
     PRECISION,
     SECONDS,
-    TRAIN_LOSSES,
     Study,
     fit_spec,
 )
 
 log = logging.getLogger(__name__)
 
+METRICS_OF_AN_EPOCH: Final = ("train_loss", "val_loss", "macro_f1", "mean_ap")  # fields of EpochReport
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """Trained to full length."""
 
-    value: float  # best validation loss, nats
+    value: float  # the objective's best over the epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def run_trial(
                 seed=spec["seed"],
                 epochs=spec["epochs"],
                 precision=precision,
+                objective=study.declaration.objective,
                 threads=study.declaration.threads,
                 on_epoch=reporter,
                 checkpoint=checkpoint,
@@ -131,6 +135,7 @@ class _Reporter(OnEpoch):
         frozen = study.optuna._storage.get_trial(trial._trial_id)
         self._known = frozenset(frozen.intermediate_values)  # reported by an earlier attempt
         self._reports: list[EpochReport] = []
+        self._objective = study.declaration.objective
         self.pruned = False
 
     def __call__(self, report: EpochReport, /) -> bool:
@@ -139,7 +144,9 @@ class _Reporter(OnEpoch):
             if self._lost.is_set():
                 return False
             if report.epoch not in self._known:
-                patiently(self._study.storage, lambda: self._trial.report(report.val_loss, step=report.epoch))
+                patiently(
+                    self._study.storage, lambda: self._trial.report(report.value(self._objective), step=report.epoch)
+                )
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and max(self._known, default=0) <= report.epoch < report.epochs:
                 self.pruned = patiently(self._study.storage, self._trial.should_prune)
@@ -149,7 +156,8 @@ class _Reporter(OnEpoch):
 
     def note(self) -> None:
         """Store what the study's reports have no room for."""
-        _note(self._study, self._trial, TRAIN_LOSSES, [report.train_loss for report in self._reports])
+        metrics = {name: [getattr(report, name) for report in self._reports] for name in METRICS_OF_AN_EPOCH}
+        _note(self._study, self._trial, METRICS, metrics)
         _note(self._study, self._trial, SECONDS, round(sum(report.seconds for report in self._reports), 3))
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from search.data import Source
 from search.errors import SearchError
 from search.signals import Stop
 from search.storage import VARIABLE
@@ -53,12 +54,15 @@ class Pool:
     root : Path
         The artifact folder.
     budget_id : int
+    source : Source, optional
+        Where the study's data lie on this machine.
     """
 
     study: Study
     storage_url: str
     root: Path
     budget_id: int
+    source: Source | None = None
     _children: list[_Child] = field(default_factory=list)
     _deaths: int = 0
 
@@ -98,6 +102,9 @@ class Pool:
         log = tempfile.TemporaryFile(prefix="mlc-worker-")  # noqa: SIM115 - closed when the worker has ended
         command = [sys.executable, "-P", "-m", "search.worker", self.study.name]
         command += ["--budget", str(self.budget_id), "--name", name, "--artifacts", str(self.root)]
+        if self.source is not None:
+            command += ["--data", str(self.source.path), "--format", self.source.format]
+            command += ["--skip-bad"] * self.source.skip_bad
         threads = str(self.study.declaration.threads)
         process = subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
             command,

@@ -91,7 +91,7 @@ class Progress:
         for row in rows:
             if row.state == "running":
                 epoch = f"epoch {row.epoch}/{row.epochs}"
-                running.add_row(f"trial {row.number}", kind(row), epoch, number(row.loss), settings(row.params))
+                running.add_row(f"trial {row.number}", kind(row), epoch, number(row.latest), settings(row.params))
         return Group(head, bar, running)
 
 

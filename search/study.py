@@ -17,7 +17,7 @@ import optuna
 from optuna.storages import RDBStorage, get_storage
 from optuna.study._frozen import FrozenStudy
 
-from mlc_core import SCHEDULER_KEYS, Params, Value
+from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Direction, Params, Value
 from search import declaration as declarations
 from search.declaration import BUILT_IN, Declaration
 from search.errors import BadDeclaration, StudyChanged, StudyNotFound
@@ -33,7 +33,7 @@ PRECISION: Final = "mlc:precision"  # study attribute: what the first worker's m
 PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
 FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
 COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
-TRAIN_LOSSES: Final = "train_losses"  # trial attribute: mean training loss of each epoch, nats
+METRICS: Final = "metrics"  # trial attribute: by name, one value an epoch
 SECONDS: Final = "seconds"  # trial attribute: spent training, over all attempts
 DIVERGED: Final = "diverged"  # trial attribute: why the loss could not be used
 
@@ -84,6 +84,20 @@ def open_study(
         yield _open(storage, declared or reference, wanted, create=create)
     finally:
         close(storage)
+
+
+def declared(reference: str) -> Declaration:
+    """Read a declaration without its study: a file's, or one that travels with the package.
+
+    Raises
+    ------
+    StudyNotFound, BadDeclaration
+    """
+    if _is_file(reference):
+        return declarations.read(Path(reference))
+    if reference not in BUILT_IN:
+        raise StudyNotFound(reference, BUILT_IN)
+    return declarations.built_in(reference)
 
 
 def study_names(storage: RDBStorage) -> list[str]:
@@ -151,7 +165,7 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
             wanted = declarations.built_in(name, overrides=overrides)
         if isinstance(wanted, str) or not create:
             raise StudyNotFound(name, study_names(storage))
-        optuna.create_study(storage=cached, study_name=name, direction="minimize", load_if_exists=True)
+        optuna.create_study(storage=cached, study_name=name, direction=_direction(wanted), load_if_exists=True)
     elif DECLARATION not in storage.get_study_user_attrs(there[name]._study_id):  # read anew: it may just have come
         problem = "it has none, so another program made it. Name a study that mlc-search started."
         raise BadDeclaration(f"study {name!r}", "declaration", problem)
@@ -172,7 +186,11 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
     return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries))
 
 
+def _direction(declaration: Declaration) -> Direction:
+    return OBJECTIVES[declaration.objective]
+
+
 def _is_bare(storage: RDBStorage, study: FrozenStudy) -> bool:
     """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
-    ours = study.directions == [optuna.study.StudyDirection.MINIMIZE] and DECLARATION not in study.user_attrs
+    ours = len(study.directions) == 1 and DECLARATION not in study.user_attrs
     return ours and not storage.get_n_trials(study._study_id)

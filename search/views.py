@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mlc_core import Value
+from mlc_core import OBJECTIVES, Objective, Value
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
 from search.storage import patiently
-from search.study import COMPUTE, DIVERGED, FIT, PAPER, SECONDS, Study
+from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, SECONDS, Study
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -33,10 +33,12 @@ class TrialRow:
 
     number: int
     state: str  # one of STATES' values
-    value: float | None  # best validation loss of a complete trial, last one of a pruned trial, nats
+    objective: Objective
+    value: float | None  # the objective's best epoch of a complete trial, last one of a pruned trial
     epoch: int  # the last one reported
     epochs: int  # full length
-    losses: Mapping[int, float]  # validation loss by epoch, nats
+    reports: Mapping[int, float]  # the objective by epoch
+    val_loss: float | None  # of what has finished, nats, whatever the objective is: the lowest, or as the value is
     params: Mapping[str, Value]  # drawn or brought along; the fixed ones are the study's
     paper: int | None  # number of the documented trial that it replays
     seed: int | None  # None until it has started
@@ -47,15 +49,23 @@ class TrialRow:
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
 
     @property
-    def loss(self) -> float | None:
+    def latest(self) -> float | None:
         """The value, or the last report of what has none yet."""
-        return self.value if self.value is not None else self.losses.get(self.epoch)
+        return self.value if self.value is not None else self.reports.get(self.epoch)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Sort key, best first; of equal ones the earlier, and what has no value yet last."""
+        figure = float("inf") if self.latest is None else self.latest
+        sign = -1 if self.latest is not None and OBJECTIVES[self.objective] == "maximize" else 1
+        return sign * figure, self.number
 
     def to_table(self) -> dict[str, Any]:
         """Spell it for JSON."""
         return {
             "number": self.number,
             "state": self.state,
+            "objective": self.objective,
             "value": self.value,
             "epoch": self.epoch,
             "epochs": self.epochs,
@@ -64,7 +74,8 @@ class TrialRow:
             "seed": self.seed,
             "seconds": self.seconds,
             "started": self.started.isoformat() if self.started else None,
-            "losses": {str(epoch): loss for epoch, loss in self.losses.items()},
+            "val_loss": self.val_loss,
+            "reports": {str(epoch): value for epoch, value in self.reports.items()},
             "note": self.note,
             "fit": dict(self.fit),
             "compute": dict(self.compute),
@@ -122,10 +133,7 @@ def counts(rows: Iterable[TrialRow]) -> Counts:
 
 def leaderboard(rows: Iterable[TrialRow]) -> list[TrialRow]:
     """Sort the complete trials, best first; of equal ones the earlier."""
-    return sorted(
-        (row for row in rows if row.state == "complete"),
-        key=lambda row: (row.value if row.value is not None else float("inf"), row.number),
-    )
+    return sorted((row for row in rows if row.state == "complete"), key=lambda row: row.rank)
 
 
 def compare_paper(rows: Sequence[TrialRow]) -> Comparison:
@@ -133,7 +141,7 @@ def compare_paper(rows: Sequence[TrialRow]) -> Comparison:
     replays = {row.paper: row for row in rows if row.paper is not None}
     table = tuple(_paper_row(trial, replays.get(trial.number)) for trial in paper_trials())
     pairs = [(row.documented_loss, row.replayed_loss) for row in table if row.replayed_loss is not None]
-    searched = [row.value for row in leaderboard(rows) if row.paper is None and row.value is not None]
+    searched = [row.val_loss for row in leaderboard(rows) if row.paper is None and row.val_loss is not None]
     return Comparison(
         rows=table,
         rank_correlation=spearman([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
@@ -165,10 +173,12 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
     return TrialRow(
         number=trial.number,
         state=STATES[trial.state],
+        objective=study.declaration.objective,
         value=trial.value if trial.state.is_finished() else None,
         epoch=trial.last_step or 0,
         epochs=int(spec.get("epochs", study.declaration.epochs)),
-        losses=dict(sorted(trial.intermediate_values.items())),
+        reports=dict(sorted(trial.intermediate_values.items())),
+        val_loss=_val_loss(study, trial),
         params=trial.params or trial.system_attrs.get("fixed_params", {}),
         paper=attributes.get(PAPER),
         seed=spec.get("seed"),
@@ -180,12 +190,20 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
     )
 
 
+def _val_loss(study: Study, trial: FrozenTrial) -> float | None:
+    if not trial.state.is_finished():
+        return None
+    if study.declaration.objective == "bce":
+        return trial.value
+    return min(trial.user_attrs.get(METRICS, {}).get("val_loss", []), default=None)
+
+
 def _paper_row(trial: PaperTrial, replay: TrialRow | None) -> PaperRow:
     return PaperRow(
         number=trial.number,
         documented=trial.documented,
         assumed=trial.assumed,
         documented_loss=trial.val_loss,
-        replayed_loss=replay.value if replay is not None and replay.state == "complete" else None,
+        replayed_loss=replay.val_loss if replay is not None and replay.state == "complete" else None,
         state=replay.state if replay is not None else "not enqueued",
     )

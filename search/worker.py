@@ -21,8 +21,9 @@ from typing import Final
 
 from optuna.trial import TrialState
 
-from mlc_core import Dataset, MlcError, digits
+from mlc_core import Dataset, MlcError
 from search import artifacts
+from search.data import Source, open_data
 from search.errors import SearchError, StorageDown, StudyNotFound
 from search.ledger import Claim, Done, Ledger, Wait
 from search.objective import Finished, Lost, Outcome, Pruned, run_trial, study_precision
@@ -63,7 +64,14 @@ def worker_name() -> str:
 
 
 def work(
-    study: Study, *, name: str, root: Path, stop: Stop, budget_id: int | None = None, forever: bool = False
+    study: Study,
+    *,
+    name: str,
+    root: Path,
+    stop: Stop,
+    source: Source | None = None,
+    budget_id: int | None = None,
+    forever: bool = False,
 ) -> int:
     """Run trials until nothing is left to claim, or the stop is asked.
 
@@ -73,6 +81,8 @@ def work(
         From `worker_name`.
     root : Path
         The artifact folder.
+    source : Source, optional
+        Where the study's data lie on this machine, see `search.data.open_data`.
     budget_id : int, optional
         Take from this budget alone, not from any open one.
     forever : bool
@@ -89,8 +99,10 @@ def work(
         Several attempts in a row failed; each one's reason is in the study.
     StorageDown
         The database stays away.
+    DataChanged, BadData
+        The data are not the study's.
     """
-    data, precision = digits(), study_precision(study)
+    (data, _), precision = open_data(study, source), study_precision(study)
     finished = failures = 0
     while not stop.asked:
         answer = study.ledger.claim(name, budget_id=budget_id, grace=GRACE_SECONDS)
@@ -121,7 +133,7 @@ def work(
     return finished
 
 
-def join(reference: str, storage_url: str, *, root: Path, stop: Stop, wait: bool) -> int:
+def join(reference: str, storage_url: str, *, root: Path, stop: Stop, wait: bool, source: Source | None = None) -> int:
     """Work on a study that somebody else starts; if told to wait, also before they do, until the stop is asked.
 
     Returns
@@ -133,7 +145,7 @@ def join(reference: str, storage_url: str, *, root: Path, stop: Stop, wait: bool
     while True:
         try:
             with open_study(reference, storage_url) as study:
-                return work(study, name=worker_name(), root=root, stop=stop, forever=wait)
+                return work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
         except (StudyNotFound, StorageDown) as error:
             if not wait:
                 raise
@@ -222,13 +234,24 @@ def main() -> int:
     parser.add_argument("--budget", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--artifacts", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--format", default="auto")
+    parser.add_argument("--skip-bad", action="store_true")
     options = parser.parse_args()
+    source = Source(options.data, options.format, options.skip_bad) if options.data else None
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     stop = Stop()
     try:
         with stop.listening(), open_study(options.study, os.environ[VARIABLE]) as study:
             _end_with_parent(stop)
-            work(study, name=options.name, root=options.artifacts, stop=stop, budget_id=options.budget)
+            work(
+                study,
+                name=options.name,
+                root=options.artifacts,
+                stop=stop,
+                source=source,
+                budget_id=options.budget,
+            )
     except MlcError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the pool shows it
         return error.exit_code

@@ -5,8 +5,9 @@ Not here: how images come to be (digits.py); what training does to them (augment
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from mlc_core.errors import BadData
 
 Uint8 = NDArray[np.uint8]
 
+_ALL: Final = np.empty(0, np.int64)  # in place of rows that were left out
+
+STATS_IMAGES: Final = 5000  # a mean over so many does not move any more, and a worker starts without a pause
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -22,12 +27,16 @@ class Split:
 
     Attributes
     ----------
-    images : (n, 3, height, width), uint8, RGB
+    images : (stored, 3, height, width), uint8, RGB
+        Those of this split alone, or a store that several splits share, mapped from a file.
     labels : (n, classes), uint8, 0 or 1
+    rows : (n,), int64
+        Where the split's images are in `images`; by default all of them, in order.
     """
 
     images: Uint8
     labels: Uint8
+    rows: NDArray[np.int64] = field(default_factory=lambda: _ALL)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[1] != 3 or self.images.dtype != np.uint8:
@@ -43,15 +52,19 @@ class Split:
                 f"Images of shape {self.images.shape} with labels of shape {self.labels.shape} hold no pixel or no "
                 "class."
             )
-        if len(self.images) != len(self.labels):
-            raise BadData(f"{len(self.images)} images have {len(self.labels)} rows of labels; give one row an image.")
-        if len(self.images) == 0:
+        if self.rows is _ALL:
+            object.__setattr__(self, "rows", np.arange(len(self.images)))
+        if len(self.rows) != len(self.labels):
+            raise BadData(f"{len(self.rows)} images have {len(self.labels)} rows of labels; give one row an image.")
+        if len(self.rows) == 0:
             raise BadData("A split holds no image; training, validation and test each need at least one.")
+        if self.rows.min() < 0 or self.rows.max() >= len(self.images):
+            raise BadData(f"rows: an image outside the {len(self.images)} stored ones is asked for.")
         if self.labels.max() > 1:
             raise BadData(f"labels hold the value {self.labels.max()}; a label is 0 or 1.")
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +97,16 @@ class Dataset:
 
     @cached_property
     def channel_stats(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and standard deviation a channel over the training images, (3,) each, in units of [0, 255]."""
-        images = self.train.images
+        """Mean and standard deviation a channel over training images, (3,) each, in units of [0, 255].
+
+        Over all of them where they are at most STATS_IMAGES.
+        """
+        step = -(-len(self.train) // STATS_IMAGES)  # every one, or evenly spaced ones of a large set
         # Counts are exact integers, so the result does not depend on how a reduction is split over threads.
-        counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(3)])
+        counts = np.zeros((3, 256), np.int64)
+        for rows in np.array_split(self.train.rows[::step], -(-len(self.train) // (16 * step))):
+            images = self.train.images[rows]
+            counts += [np.bincount(images[:, c].ravel(), minlength=256) for c in range(3)]
         levels = np.arange(256)
         pixels = counts.sum(axis=1)
         mean = (counts @ levels) / pixels

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli import options
+from search.cli.data import decoding
 from search.cli.printing import show_json, talk
 
 if TYPE_CHECKING:
-    from mlc_core import EpochReport, Value
+    from mlc_core import Dataset, EpochReport, Value
+    from search.data import Source
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +40,9 @@ def fit(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.", show_default=False)
     ] = None,
+    data: options.Data = None,
+    format: options.Format = "auto",  # noqa: A002 - the option's name
+    skip_bad: options.SkipBad = False,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -48,13 +53,18 @@ def fit(
 ) -> None:
     """Train one configuration and print its best validation loss.
 
-    Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 10
+    Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 12
+
+    Example: mlc-search fit image_size=64 --data photos/labels.csv
     """
     given = _parsed(params or [])
     spec: dict[str, Any] = {"params": given, "epochs": epochs, "seed": seed, "threads": threads}
     if paper is not None:
         spec = _like_paper(paper, spec)
+    source = options.source(data, format, skip_bad=skip_bad)
     import mlc_core
+
+    chosen = mlc_core.Params.from_flat(spec["params"])
 
     def tell(report: EpochReport, /) -> bool:
         losses = f"training {report.train_loss:.4f}  validation {report.val_loss:.4f}"
@@ -64,7 +74,8 @@ def fit(
     length = {} if spec["epochs"] is None else {"epochs": spec["epochs"]}
     try:
         loss = mlc_core.fit(
-            spec["params"],
+            chosen,
+            _read(source, chosen.image_size) if source else None,
             seed=spec["seed"] or 0,
             device=device,
             precision=precision,
@@ -78,7 +89,7 @@ def fit(
         talk(f"Stopped.{kept}")
         raise typer.Exit(130) from None
     if as_json:
-        show_json({"val_loss": loss, "params": mlc_core.Params.from_flat(spec["params"]).to_flat()})
+        show_json({"val_loss": loss, "params": chosen.to_flat()})
     else:
         typer.echo(repr(loss))
 
@@ -97,6 +108,22 @@ def _parsed(words: list[str]) -> dict[str, Value]:
         except ValueError:
             flat[key] = text  # the parameter's own check says what is allowed
     return flat
+
+
+def _read(source: Source, image_size: int) -> Dataset:
+    from mlc_core import read_data
+
+    with decoding() as on_progress:
+        loaded = read_data(
+            source.path,
+            format=source.format,
+            image_size=image_size,
+            skip_bad=source.skip_bad,
+            on_progress=on_progress,
+        )
+    for problem in loaded.problems:
+        talk(f"skipped: {problem}")
+    return loaded.dataset()
 
 
 def _like_paper(number: int, spec: dict[str, Any]) -> dict[str, Any]:

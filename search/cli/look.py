@@ -32,7 +32,7 @@ class Sort(StrEnum):
     """What --sort takes."""
 
     NUMBER = "number"
-    LOSS = "loss"
+    VALUE = "value"
     SECONDS = "seconds"
 
 
@@ -100,13 +100,13 @@ def trials(
         list[State] | None, typer.Option("--state", help="Only these; may be repeated.", show_default=False)
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Only replays of the documented trials.")] = False,
-    sort: Annotated[Sort, typer.Option("--sort", help="Smallest first.")] = Sort.NUMBER,
+    sort: Annotated[Sort, typer.Option("--sort", help="By value: best first; else smallest first.")] = Sort.NUMBER,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the trials.
 
-    Example: mlc-search trials --state complete --sort loss
+    Example: mlc-search trials --state complete --sort value
     """
     from search.drawing import trials_table
 
@@ -183,7 +183,9 @@ def _read(study: str, storage: str | None) -> tuple[str, list[TrialRow], dict[st
 
 def _place(row: TrialRow, sort: Sort) -> tuple[float, int]:
     """Sort key; what has no such figure yet comes last."""
-    figure = {Sort.NUMBER: row.number, Sort.LOSS: row.loss, Sort.SECONDS: row.seconds}[sort]
+    if sort is Sort.VALUE:
+        return row.rank
+    figure = row.number if sort is Sort.NUMBER else row.seconds
     return (float("inf") if figure is None else figure, row.number)
 
 

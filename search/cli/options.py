@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+if TYPE_CHECKING:  # Optuna costs --help a second
+    from search.data import Source
 
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -41,6 +44,24 @@ Epochs = Annotated[
         "--epochs", min=1, max=100_000, help="Full length of a trial; by default the study's.", show_default=False
     ),
 ]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        envvar="MLC_DATA",
+        help="Images with their labels: a manifest, an annotation file or a folder; by default those that the study "
+        "was started with, else the embedded digit scenes.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+Format = Annotated[
+    str, typer.Option("--format", help="How the data are written, if it cannot be seen: see mlc-search data --help.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without images and rows that cannot be used, and list them.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -69,6 +90,15 @@ def overrides(**given: int | None) -> dict[str, int]:
     return {key: value for key, value in given.items() if value is not None}
 
 
+def source(data: Path | None, format: str, *, skip_bad: bool) -> Source | None:  # noqa: A002 - the option's name
+    """Say where data lie, if the command line does."""
+    from search.data import Source
+
+    if data is None and (format != "auto" or skip_bad):
+        raise typer.BadParameter("--format and --skip-bad belong to --data PATH, which is missing.")
+    return None if data is None else Source(data, format, skip_bad)
+
+
 def command(name: str, *options: object) -> str:
     """Spell a command to copy, from pairs of option and value; what is None or as by default is left out.
 
@@ -80,7 +110,9 @@ def command(name: str, *options: object) -> str:
     for option, value in zip(options[::2], options[1::2], strict=True):
         if value is None or (option, value) == ("--study", "default"):
             continue
-        if option == "--storage" and redacted(str(value)) != value:
+        if value is True:
+            words.append(str(option))
+        elif option == "--storage" and redacted(str(value)) != value:
             words += ["--storage", "URL"]
         else:
             words += [str(option), str(value)]

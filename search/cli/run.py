@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.cli import options
+from search.cli.data import data_of
 from search.cli.printing import error_console, show, show_json, talk
 
 if TYPE_CHECKING:  # these import Optuna, which costs --help a second
     from pathlib import Path
 
+    from search.data import Source
     from search.ledger import Progress
     from search.signals import Stop
     from search.study import Study
@@ -43,6 +45,9 @@ def run(
     study: options.Study = "default",
     storage: options.Storage = None,
     artifacts: options.Artifacts = None,
+    data: options.Data = None,
+    format: options.Format = "auto",  # noqa: A002 - the option's name
+    skip_bad: options.SkipBad = False,
     epochs: options.Epochs = None,
     timeout: Annotated[
         str | None,
@@ -59,6 +64,8 @@ def run(
     checkpoint, and the next run goes on from there.
 
     Example: mlc-search run --trials 50
+
+    Example: mlc-search run --trials 50 --data photos/labels.csv
     """
     seconds = options.seconds(timeout)
     from search.artifacts import artifacts_folder, sweep
@@ -67,13 +74,18 @@ def run(
     from search.study import open_study
 
     url = resolve_url(storage)
+    source = options.source(data, format, skip_bad=skip_bad)
     wanted = options.overrides(epochs=epochs, seed=seed)
     stop = Stop()
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
         count = _default_workers(opened.declaration.threads) if workers is None else workers
-        progress, timed_out = _search(opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds)
+        if count or source:  # else only workers elsewhere need the data
+            data_of(opened, source, root)
+        progress, timed_out = _search(
+            opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source
+        )
         _report(opened, progress, as_json=as_json)
     if progress.finished == progress.asked:
         return
@@ -84,7 +96,8 @@ def run(
     else:
         left = ("--trials", progress.asked - progress.finished, "--workers", workers)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
-        talk(f"To go on: {options.command('run', *left, *said)}")
+        about = ("--data", data, "--format", None if format == "auto" else format, "--skip-bad", skip_bad or None)
+        talk(f"To go on: {options.command('run', *left, *said, *about)}")
     if not timed_out:
         raise typer.Exit(INTERRUPTED)
 
@@ -94,6 +107,9 @@ def worker(
     study: options.Study = "default",
     storage: options.Storage = None,
     artifacts: options.Artifacts = None,
+    data: options.Data = None,
+    format: options.Format = "auto",  # noqa: A002 - the option's name
+    skip_bad: options.SkipBad = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay, also before the study is there, until stopped by a signal.")
     ] = False,
@@ -112,12 +128,21 @@ def worker(
     url = resolve_url(storage)
     stop = Stop()
     with stop.listening():
-        finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait)
+        source = options.source(data, format, skip_bad=skip_bad)
+        finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait, source=source)
     talk(f"This worker finished {finished} trials.")
 
 
 def _search(
-    study: Study, url: str, root: Path, *, trials: int, workers: int, stop: Stop, seconds: float | None
+    study: Study,
+    url: str,
+    root: Path,
+    *,
+    trials: int,
+    workers: int,
+    stop: Stop,
+    seconds: float | None,
+    source: Source | None,
 ) -> tuple[Progress, bool]:
     from search.pool import Pool
     from search.progress import Progress
@@ -125,7 +150,7 @@ def _search(
     budget_id = study.ledger.open_budget(trials)
     try:
         with Progress(study, budget_id, error_console()) as drawn:
-            pool = Pool(study, url, root, budget_id)
+            pool = Pool(study, url, root, budget_id, source)
             timed_out = pool.run(workers, stop=stop, watch=drawn.watch, seconds=seconds)
     finally:
         if workers:  # else those elsewhere go on without us

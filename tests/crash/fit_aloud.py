@@ -21,7 +21,11 @@ PARAMS: Final[dict[str, Value]] = {
     "image_size": SIZE,
     "batch_size": 16,
     "dropout": 0.3,
-    "augment": "flip",
+    "augment": "medium",
+    "flip": 0.5,
+    "rare_below": 0.9,
+    "rare_repeat": 2,
+    "rare_augment": "strong",
     "scheduler": "step",
     "step_size": 2,
 }

@@ -27,7 +27,15 @@ from tests.mlc_core.test_cache import files_end_at
 
 CPU = torch.device("cpu")
 IDENTITY = Identity(
-    params=Params().to_flat(), seed=3, epochs=5, data="tiny:1", device="cpu", precision="fp32", threads=1
+    start="none",
+    params=Params().to_flat(),
+    seed=3,
+    epochs=5,
+    objective="bce",
+    data="tiny:1",
+    device="cpu",
+    precision="fp32",
+    threads=1,
 )
 
 
@@ -42,7 +50,8 @@ def trained(epochs: int = 2) -> State:
         model(torch.randn(4, 3)).square().mean().backward()
         optimizer.step()
         scheduler.step(1 / 3)
-        reports.append(EpochReport(epoch, 5, train_loss=0.1 + 0.2, val_loss=1 / 3, lr=1e-5 / 3, seconds=2 / 3))
+        measured = {"train_loss": 0.1 + 0.2, "val_loss": 1 / 3, "macro_f1": 1 / 7, "mean_ap": 1 / 9}
+        reports.append(EpochReport(epoch, 5, **measured, lr=1e-5 / 3, seconds=2 / 3))
     return State(
         reports=tuple(reports),
         model=model.state_dict(),
@@ -142,6 +151,7 @@ def test_wherever_a_file_is_cut_off_or_goes_on_the_state_is_refused(
     [
         (replace(IDENTITY, seed=4), "its seed is 3, asked for is 4"),
         (replace(IDENTITY, epochs=6), "its epochs is 5, asked for is 6"),
+        (replace(IDENTITY, objective="map"), "its objective is 'bce', asked for is 'map'"),
         (replace(IDENTITY, data="tiny:2"), "its data is 'tiny:1', asked for is 'tiny:2'"),
         (replace(IDENTITY, precision="bf16"), "its precision is 'fp32', asked for is 'bf16'"),
         (replace(IDENTITY, device="cuda"), "its device is 'cpu', asked for is 'cuda'"),
@@ -173,12 +183,12 @@ def sealed(content: object) -> bytes:
 
 
 def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / RESUME).write_bytes(sealed({"format": 2, "identity": asdict(IDENTITY)}))
+    (tmp_path / RESUME).write_bytes(sealed({"format": 1, "identity": asdict(IDENTITY)}))
 
     with pytest.raises(BadCheckpoint) as caught:
         read(tmp_path, IDENTITY, device=CPU)
 
-    assert str(caught.value) == (f"{tmp_path / RESUME} has format 2, this version reads 1. Delete it to start again.")
+    assert str(caught.value) == (f"{tmp_path / RESUME} has format 1, this version reads 2. Delete it to start again.")
 
 
 class Trap:
@@ -192,7 +202,7 @@ class Trap:
 
 
 def test_reading_runs_no_code_that_a_file_brings(tmp_path: Path) -> None:
-    (tmp_path / RESUME).write_bytes(sealed({"format": 1, "model": Trap(tmp_path / "sprung")}))
+    (tmp_path / RESUME).write_bytes(sealed({"format": 2, "model": Trap(tmp_path / "sprung")}))
 
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         read(tmp_path, IDENTITY, device=CPU)

@@ -25,7 +25,7 @@ from mlc_core import (
     SchedulerName,
     Step,
 )
-from mlc_core.params import AUGMENTS, BACKBONES, OPTIMIZERS, STEMS, scheduler_name
+from mlc_core.params import AUGMENTS, BACKBONES, LOSSES, OPTIMIZERS, RARE_AUGMENTS, STEMS, scheduler_name
 
 EPOCHS = st.integers(1, 10_000)
 SCHEDULER = st.one_of(
@@ -44,7 +44,19 @@ PARAMS = st.builds(
     backbone=st.sampled_from(BACKBONES),
     stem=st.sampled_from(STEMS),
     image_size=st.integers(8, 2048),
+    weights=st.text(min_size=1),
     augment=st.sampled_from(AUGMENTS),
+    flip=st.floats(0, 1),
+    rare_below=st.floats(0, 1),
+    rare_repeat=st.floats(1, 100),
+    rare_augment=st.sampled_from(RARE_AUGMENTS),
+    loss=st.sampled_from(LOSSES),
+    label_smoothing=st.floats(0, 1, exclude_max=True),
+    pos_weight_power=st.floats(0, 1),
+    focal_gamma=st.floats(0, 20),
+    asymmetric_gamma_pos=st.floats(0, 20),
+    asymmetric_gamma_neg=st.floats(0, 20),
+    asymmetric_clip=st.floats(0, 1),
 )
 
 
@@ -69,6 +81,15 @@ NUMBERS = {
     "dropout": Range(0, 1, open_high=True),
     "gamma": Range(0, 1, open_low=True),
     "factor": Range(0, 1, open_low=True, open_high=True),
+    "flip": Range(0, 1),
+    "rare_below": Range(0, 1),
+    "rare_repeat": Range(1, 100),
+    "label_smoothing": Range(0, 1, open_high=True),
+    "pos_weight_power": Range(0, 1),
+    "focal_gamma": Range(0, 20),
+    "asymmetric_gamma_pos": Range(0, 20),
+    "asymmetric_gamma_neg": Range(0, 20),
+    "asymmetric_clip": Range(0, 1),
 }
 COUNTS = {
     "batch_size": Range(2, 65_536),
@@ -77,7 +98,16 @@ COUNTS = {
     "t_max": Range(1, 10_000),
     "patience": Range(0, 10_000),
 }
-CHOICES = {"optimizer": OPTIMIZERS, "backbone": BACKBONES, "stem": STEMS, "augment": AUGMENTS, "scheduler": SCHEDULERS}
+CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "backbone": BACKBONES,
+    "stem": STEMS,
+    "augment": AUGMENTS,
+    "rare_augment": RARE_AUGMENTS,
+    "loss": LOSSES,
+    "scheduler": SCHEDULERS,
+}
+WORDS = ("weights",)  # any, as it may be a path
 OWNER: dict[str, SchedulerName] = {
     "step_size": "step",
     "gamma": "step",
@@ -86,8 +116,9 @@ OWNER: dict[str, SchedulerName] = {
     "t_max": "cosine",
 }
 ALL_KEYS = (
-    "optimizer, lr, weight_decay, dropout, scheduler, t_max, batch_size, backbone, stem, image_size, augment, "
-    "step_size, gamma, factor, patience"
+    "optimizer, lr, weight_decay, dropout, scheduler, t_max, batch_size, backbone, stem, image_size, weights, augment, "
+    "flip, rare_below, rare_repeat, rare_augment, loss, label_smoothing, pos_weight_power, focal_gamma, "
+    "asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip, step_size, gamma, factor, patience"
 )
 
 
@@ -114,7 +145,7 @@ def test_a_number_is_taken_exactly_where_its_range_holds_it(key: str, data: st.D
     if NUMBERS[key].holds(number):
         assert from_flat(key, number).to_flat()[key] == number
     else:
-        with pytest.raises(BadParams, match=rf"^{key}: .* is not a number in [\[(]"):
+        with pytest.raises(BadParams, match=rf"^{key}: .* is not a number (in [\[(]|from [01] to \d+\.$)"):
             from_flat(key, number)
 
 
@@ -183,7 +214,19 @@ def test_an_unknown_key_is_named_with_those_that_are_known(key: str, value: int 
             "Did you mean 'resnet50'?",
         ),
         ({"stem": "big"}, "stem: 'big' is not one of small, standard."),
-        ({"augment": "lights"}, "augment: 'lights' is not one of none, light, flip. Did you mean 'light'?"),
+        ({"augment": "lights"}, "augment: 'lights' is not one of none, light, medium, strong. Did you mean 'light'?"),
+        ({"augment": "flip"}, "augment: 'flip' is not one of none, light, medium, strong."),
+        ({"flip": 1.5}, "flip: 1.5 is not a number from 0 to 1."),
+        ({"rare_repeat": 0.5}, "rare_repeat: 0.5 is not a number from 1 to 100."),
+        (
+            {"rare_augment": "sane"},
+            "rare_augment: 'sane' is not one of same, none, light, medium, strong. Did you mean 'same'?",
+        ),
+        ({"loss": "asl"}, "loss: 'asl' is not one of bce, weighted, focal, asymmetric."),
+        ({"label_smoothing": 1}, "label_smoothing: 1 is not a number in [0, 1)."),
+        ({"focal_gamma": -1}, "focal_gamma: -1 is not a number from 0 to 20."),
+        ({"weights": ""}, "weights: '' is not none, imagenet or the path of a file."),
+        ({"weights": 3}, "weights: 3 is not none, imagenet or the path of a file."),
         (
             {"scheduler": "cosin"},
             "scheduler: 'cosin' is not one of step, plateau, cosine. Did you mean 'cosine'?",
@@ -262,5 +305,5 @@ def test_the_listed_defaults_are_those_of_a_fit_that_is_told_nothing(name: Sched
 
 
 def test_the_known_keys_are_each_known_once() -> None:
-    assert sorted(KEYS) == sorted([*NUMBERS, *COUNTS, *CHOICES])
+    assert sorted(KEYS) == sorted([*NUMBERS, *COUNTS, *CHOICES, *WORDS])
     assert sorted(SCHEDULER_KEYS) == sorted(OWNER)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value
+from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value, fit
 from mlc_core.checkpoint import RESUME
 from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
 from mlc_core.records import BEST
@@ -26,7 +26,7 @@ def begun(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMBINATIONS = [
-    (optimizer, scheduler, precision, AUGMENTS[(number + number // 3) % 3])
+    (optimizer, scheduler, precision, AUGMENTS[(number % 3 + number // 3) % 4])
     for number, (precision, optimizer, scheduler) in enumerate(product(("fp32", "bf16"), OPTIMIZERS, SCHEDULERS))
 ]
 MOVES: dict[str, dict[str, Value]] = {  # a rate that changes within three epochs
@@ -48,6 +48,23 @@ def test_a_fit_interrupted_after_every_epoch_goes_on_to_the_same_bits(
         part = run(params, FEW, precision=precision, checkpoint=tmp_path, last=last)
         assert part.reports == whole.reports[:last]
     assert run(params, FEW, precision=precision, checkpoint=tmp_path) == whole
+
+
+def test_a_fit_of_rare_classes_by_another_loss_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    params = RISING | {"rare_below": 0.9, "rare_repeat": 3, "rare_augment": "strong", "flip": 0.5, "loss": "weighted"}
+    whole = run(params, FEW)
+    for last in (1, 2):
+        assert run(params, FEW, checkpoint=tmp_path, last=last).reports == whole.reports[:last]
+    assert run(params, FEW, checkpoint=tmp_path) == whole
+
+
+def test_a_checkpoint_whose_best_weights_another_objective_chose_is_refused(begun: Path, data: Dataset) -> None:
+    with pytest.raises(BadCheckpoint) as caught:
+        fit(SMALL, data, seed=3, epochs=3, objective="map", precision="fp32", threads=1, checkpoint=begun)
+    assert str(caught.value) == (
+        f"{begun / RESUME} belongs to another fit: its objective is 'bce', asked for is 'map'. "
+        "Name another checkpoint folder."
+    )
 
 
 def test_the_combinations_pair_each_choice_with_each_other_one() -> None:

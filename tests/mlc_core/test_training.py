@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import log_loss
+from sklearn.metrics import average_precision_score, f1_score, log_loss
 
 from mlc_core import (
     BadParams,
@@ -29,9 +29,11 @@ from mlc_core import (
     fit,
     stream_seed,
 )
+from mlc_core.data.sampling import Sampling
+from mlc_core.loss import training_loss
 from mlc_core.model import Classifier, build
-from mlc_core.params import AUGMENTS
-from mlc_core.records import BEST
+from mlc_core.params import AUGMENTS, LOSSES, LossName
+from mlc_core.records import BEST, OBJECTIVES, Objective, best_epoch
 from tests.mlc_core.fits import FEW, RISING, SMALL, Run, losses, run, same_weights
 from tests.mlc_core.tiny import SIZE, tiny
 
@@ -66,7 +68,7 @@ def best_weights(folder: Path, split: Split) -> tuple[dict[str, str], NDArray[np
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data: Dataset, tmp_path: Path) -> None:
-    params = SMALL | {"augment": "flip"}
+    params = SMALL | {"augment": "strong", "flip": 0.5}
 
     first, again = (run(params, data, seed=3, epochs=2, checkpoint=tmp_path / name) for name in ("first", "again"))
     other = run(params, data, seed=4, epochs=2)
@@ -107,7 +109,7 @@ def test_a_callback_that_says_no_ends_the_fit_after_that_epoch(data: Dataset) ->
     assert short.value == min(losses(short.reports))
 
 
-def test_the_validation_loss_is_what_scikit_learn_finds_for_the_saved_weights(tmp_path: Path) -> None:
+def test_the_validation_scores_are_what_scikit_learn_finds_for_the_saved_weights(tmp_path: Path) -> None:
     data = tiny(val=600)  # more than are evaluated at once
     _, reports = run(SMALL, data, epochs=1, checkpoint=tmp_path)
 
@@ -115,6 +117,8 @@ def test_the_validation_loss_is_what_scikit_learn_finds_for_the_saved_weights(tm
 
     expected = log_loss(data.val.labels.ravel(), 1 / (1 + np.exp(-logits.ravel())))
     assert reports[0].val_loss == pytest.approx(expected, rel=1e-5)
+    assert reports[0].macro_f1 == pytest.approx(f1_score(data.val.labels, logits >= 0, average="macro"), abs=1e-3)
+    assert reports[0].mean_ap == pytest.approx(average_precision_score(data.val.labels, logits), abs=1e-3)
 
 
 def test_the_training_loss_of_a_single_step_is_that_of_the_untrained_network(data: Dataset) -> None:
@@ -124,6 +128,79 @@ def test_the_training_loss_of_a_single_step_is_that_of_the_untrained_network(dat
 
     expected = log_loss(data.train.labels.ravel(), untrained(data.train, seed=7).ravel())
     assert report.train_loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_chosen_loss_trains_and_the_validation_loss_stays_what_it_is(
+    data: Dataset, loss: LossName, tmp_path: Path
+) -> None:
+    params = Params(image_size=SIZE, batch_size=96, dropout=0, augment="none", loss=loss, label_smoothing=0.1)
+
+    (report,) = run(params, data, seed=7, epochs=1, checkpoint=tmp_path).reports
+
+    logits = torch.from_numpy(untrained(data.train, seed=7)).logit()
+    targets = torch.from_numpy(data.train.labels).double()
+    expected = training_loss(params, data.train.labels, torch.device("cpu"))(logits, targets)
+    assert report.train_loss == pytest.approx(float(expected), rel=1e-5)
+    _, told = best_weights(tmp_path, data.val)
+    assert report.val_loss == pytest.approx(np.logaddexp(0, np.where(data.val.labels, -told, told)).mean(), rel=1e-5)
+
+
+def test_losses_lead_to_weights_of_their_own() -> None:
+    ways: list[dict[str, Value]] = [{"label_smoothing": 0.1}]
+    ways += [{"loss": str(loss)} for loss in LOSSES]
+    told = [run(SMALL | way | {"pos_weight_power": 1.0}, FEW, epochs=2).reports[-1].val_loss for way in ways]
+    assert len(set(told)) == len(ways)
+
+
+RARE: dict[str, Value] = {"rare_below": 0.2, "rare_repeat": 4}
+
+
+def lopsided() -> Dataset:
+    """The third class is on 8 of 96 training images."""
+    data = tiny()
+    labels = data.train.labels.copy()
+    labels[np.flatnonzero(labels[:, 2])[8:], 2] = 0
+    return replace(data, train=Split(data.train.images, labels))
+
+
+def test_an_epoch_takes_the_images_that_its_sampling_draws() -> None:
+    """All images are one image, so that a network that hardly learns gives all of them the same logits."""
+    data = lopsided()
+    alike = Split(np.repeat(data.train.images[:1], len(data.train), axis=0), data.train.labels)
+    params = Params(lr=1e-12, image_size=SIZE, batch_size=32, dropout=0, augment="none", rare_below=0.3, rare_repeat=4)
+
+    reports = run(params, replace(data, train=alike), seed=7, epochs=2).reports
+
+    chances, sampling = untrained(alike, seed=7), Sampling.of(alike.labels, params)
+    shuffles = [torch.Generator().manual_seed(stream_seed(7, Stream.SHUFFLE, epoch)) for epoch in (1, 2)]
+    drawn = [alike.labels[sampling.order(shuffle)] for shuffle in shuffles]
+    assert [report.train_loss for report in reports] == [
+        pytest.approx(log_loss(labels.ravel(), chances.ravel()), rel=1e-6) for labels in drawn
+    ]
+    assert abs(reports[0].train_loss - log_loss(alike.labels.ravel(), chances.ravel())) > 1e-4
+
+
+def test_only_where_classes_are_rare_do_their_parameters_change_a_bit(data: Dataset) -> None:
+    odd = lopsided()
+    plain = run(SMALL, odd, epochs=1)
+    for nothing in ({"rare_below": 0.01, "rare_repeat": 4}, {"rare_below": 0.2}, {"rare_repeat": 4}):
+        assert run(SMALL | nothing | {"rare_augment": "light"}, odd, epochs=1) == plain
+    assert run(SMALL | RARE | {"rare_augment": "strong"}, data, epochs=1) == run(SMALL, data, epochs=1)
+    told = {
+        run(SMALL | rare, odd, epochs=1).reports[0].train_loss for rare in (RARE, RARE | {"rare_augment": "strong"})
+    }
+    assert len(told | {plain.reports[0].train_loss}) == 3
+
+
+def test_splits_that_share_a_store_of_images_give_the_same_bits(data: Dataset, tmp_path: Path) -> None:
+    splits = (data.train, data.val, data.test)
+    order = np.random.default_rng(0).permutation(sum(len(split) for split in splits))
+    np.save(tmp_path / "store.npy", np.concatenate([split.images for split in splits])[order])
+    store, places = np.load(tmp_path / "store.npy", mmap_mode="c"), np.argsort(order)
+    ends = np.cumsum([len(split) for split in splits])[:-1]
+    shared = [Split(store, s.labels, rows) for s, rows in zip(splits, np.split(places, ends), strict=True)]
+    assert run(SMALL, replace(data, train=shared[0], val=shared[1], test=shared[2])) == run(SMALL, data)
 
 
 def test_an_epochs_training_loss_weighs_each_image_alike_however_large_its_batch(data: Dataset) -> None:
@@ -138,7 +215,9 @@ def test_an_epochs_training_loss_weighs_each_image_alike_however_large_its_batch
 
 
 ONE = tiny(train=24)
-ALIKE = replace(ONE, train=Split(*(np.repeat(array[:1], 24, axis=0) for array in (ONE.train.images, ONE.train.labels))))
+ALIKE = replace(
+    ONE, train=Split(np.repeat(ONE.train.images[:1], 24, axis=0), np.repeat(ONE.train.labels[:1], 24, axis=0))
+)
 STILL = SMALL | {"lr": 1e-12, "augment": "none", "dropout": 0, "batch_size": 24}  # nothing that could change a loss
 
 
@@ -191,6 +270,36 @@ def test_the_best_weights_are_those_of_the_best_epoch_and_say_so(rising: tuple[R
     assert Params.from_flat(json.loads(card["params"])) == Params.from_flat(RISING)
 
 
+@pytest.mark.parametrize(("objective", "best"), [("bce", 1), ("macro_f1", 2), ("map", 3)])
+def test_the_value_and_the_best_weights_are_those_of_the_objective(
+    objective: Objective, best: int, rising: tuple[Run, Path], tmp_path: Path
+) -> None:
+    (_, reports), _ = rising
+
+    value = fit(
+        RISING, FEW, epochs=3, objective=objective, device="cpu", precision="fp32", threads=1, checkpoint=tmp_path
+    )
+
+    told = [(report.val_loss, report.macro_f1, report.mean_ap)[list(OBJECTIVES).index(objective)] for report in reports]
+    assert value == told[best - 1] == (min(told) if objective == "bce" else max(told))
+    card, logits = best_weights(tmp_path, FEW.val)
+    assert (card["objective"], float(card["value"]), card["epoch"]) == (objective, value, str(best))
+    assert f1_score(FEW.val.labels, logits >= 0, average="macro") == pytest.approx(reports[best - 1].macro_f1, abs=1e-3)
+    assert average_precision_score(FEW.val.labels, logits) == pytest.approx(reports[best - 1].mean_ap, abs=1e-3)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best() -> None:
+    reports = [
+        EpochReport(epoch, 4, train_loss=1, val_loss=val_loss, macro_f1=f1, mean_ap=ap, lr=1, seconds=1)
+        for epoch, val_loss, f1, ap in ((1, 0.5, 0.1, 0.2), (2, 0.4, 0.3, 0.2), (3, 0.4, 0.3, 0.1), (4, 0.6, 0.3, 0.2))
+    ]
+    assert {objective: best_epoch(reports, objective).epoch for objective in OBJECTIVES} == {
+        "bce": 2,
+        "macro_f1": 2,
+        "map": 1,
+    }
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(97, 32), (3, 2), (2, 65_536)])
 def test_a_batch_that_would_hold_a_single_image_is_left_out(images: int, batch_size: int) -> None:
     _, reports = run(SMALL | {"batch_size": batch_size}, tiny(train=images))
@@ -215,7 +324,9 @@ def test_training_never_looks_at_the_test_images_and_learns_nothing_from_the_val
 @pytest.mark.parametrize(
     ("wild", "told"),
     [
-        ({"batch_size": 16}, r"epoch 1: the training loss ran away to [\d.e+]+"),
+        ({"batch_size": 16}, r"epoch 1: the training loss ran away to [\d.e+]+ nats of BCE"),
+        ({"batch_size": 16, "loss": "focal"}, r"epoch 1: the training loss ran away to [\d.e+]+ nats of BCE"),
+        ({"batch_size": 16, "loss": "asymmetric"}, r"epoch 1: the training loss ran away to [\d.e+]+ nats of BCE"),
         ({"batch_size": 2, "optimizer": "adamw", "weight_decay": 1}, "epoch 1: the training loss is nan"),
         ({"batch_size": 96, "backbone": "resnet34"}, "epoch 1: the validation loss is (nan|inf)"),
     ],
@@ -224,6 +335,12 @@ def test_an_absurd_learning_rate_diverges_and_says_how(data: Dataset, wild: dict
     with pytest.raises(Diverged, match=rf"^Training diverged in {told}. Try a lower learning rate\.$") as caught:
         run(SMALL | {"optimizer": "adam", "lr": 10} | wild, data)
     assert caught.value.epoch == 1
+
+
+def test_an_unknown_objective_is_refused(data: Dataset) -> None:
+    with pytest.raises(BadParams) as caught:
+        fit(SMALL, data, objective="maps")  # type: ignore[arg-type]  # what a user without a type checker may write
+    assert str(caught.value) == "objective: 'maps' is not one of bce, macro_f1, map. Did you mean 'map'?"
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -18,6 +18,7 @@ from search.cli import app
 from search.cli.options import command
 from search.study import open_study
 from tests import small
+from tests.search.test_paper import PLAIN, UNUSED
 
 COMMANDS = tuple(str(command.name) for command in app.registered_commands)
 
@@ -190,6 +191,7 @@ def test_fit_starts_from_a_documented_trial(tmp_path: Path) -> None:
     assert printed["params"] == {
         "optimizer": "adamw", "lr": 1e-4, "weight_decay": 5e-4, "dropout": 0.45, "scheduler": "cosine", "t_max": 35,
         "batch_size": 1000, "backbone": "resnet10", "stem": "standard", "image_size": 8, "augment": "light",
+        **PLAIN, **UNUSED,
     }  # fmt: skip
 
 

@@ -21,13 +21,14 @@ UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 # studies/default.toml, typed a second time, every default written out.
 DEFAULT: dict[str, Any] = {
     "name": "default",
-    "epochs": 12,
+    "objective": "bce",
+    "epochs": 10,
     "seed": 0,
     "threads": 1,
     "retries": 2,
     "keep": 5,
     "sampler": {"name": "tpe", "startup": 10, "multivariate": True, "group": True, "constant_liar": True},
-    "pruner": {"name": "hyperband", "min_resource": 1, "reduction_factor": 3},
+    "pruner": {"name": "hyperband", "min_resource": 1, "reduction_factor": 4},
     "space": {
         "optimizer": ["adam", "adamw"],
         "lr": {"low": 1e-5, "high": 1e-2, "log": True},
@@ -36,7 +37,7 @@ DEFAULT: dict[str, Any] = {
         "batch_size": [16, 32, 64, 80, 128],
         "scheduler": {
             "step": {
-                "step_size": {"low": 1, "high": 12, "log": False},
+                "step_size": {"low": 1, "high": 10, "log": False},
                 "gamma": {"low": 0.05, "high": 0.9, "log": False},
             },
             "plateau": {
@@ -54,9 +55,27 @@ WORDS = {
     "optimizer": ("adam", "adamw"),
     "backbone": ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101"),
     "stem": ("small", "standard"),
-    "augment": ("none", "light", "flip"),
+    "weights": ("none", "imagenet", "my weights.pth"),
+    "augment": ("none", "light", "medium", "strong"),
+    "rare_augment": ("same", "none", "light", "medium", "strong"),
+    "loss": ("bce", "weighted", "focal", "asymmetric"),
 }
-HUNDREDTHS = {"lr": (1, 1000), "weight_decay": (1, 100), "dropout": (1, 99), "gamma": (1, 100), "factor": (1, 99)}
+HUNDREDTHS = {
+    "lr": (1, 1000),
+    "weight_decay": (1, 100),
+    "dropout": (1, 99),
+    "flip": (0, 100),
+    "rare_below": (0, 100),
+    "rare_repeat": (100, 10_000),
+    "label_smoothing": (0, 99),
+    "pos_weight_power": (0, 100),
+    "focal_gamma": (0, 2000),
+    "asymmetric_gamma_pos": (0, 2000),
+    "asymmetric_gamma_neg": (0, 2000),
+    "asymmetric_clip": (0, 100),
+    "gamma": (1, 100),
+    "factor": (1, 99),
+}
 COUNTS = {
     "batch_size": (2, 65_536),
     "image_size": (8, 2048),
@@ -65,7 +84,8 @@ COUNTS = {
     "t_max": (1, 10_000),
 }
 BRANCHES = {"step": ("step_size", "gamma"), "plateau": ("factor", "patience"), "cosine": ("t_max",)}
-SHARED = ("optimizer", "lr", "weight_decay", "dropout", "batch_size", "backbone", "stem", "image_size", "augment")
+OF_SCHEDULERS = tuple(key for keys in BRANCHES.values() for key in keys)
+SHARED = tuple(key for key in (*WORDS, *HUNDREDTHS, *COUNTS) if key not in OF_SCHEDULERS)
 SAMPLERS: dict[str, dict[str, st.SearchStrategy[object]]] = {
     "tpe": {"startup": st.integers(0, 100), "constant_liar": st.booleans(), "group": st.just(value=False)},
     "gp": {"startup": st.integers(0, 100)},
@@ -186,7 +206,7 @@ def test_a_file_of_one_line_is_a_study_with_all_defaults(tmp_path: Path) -> None
     file.write_text("seed = 4")
     made = read(file).to_table()
     assert made == {
-        **{key: DEFAULT[key] for key in ("epochs", "threads", "retries", "keep", "sampler", "pruner")},
+        **{key: DEFAULT[key] for key in ("objective", "epochs", "threads", "retries", "keep", "sampler", "pruner")},
         "name": "night run",
         "seed": 4,
         "space": {},
@@ -262,7 +282,10 @@ def test_whatever_stands_at_a_key_is_taken_or_refused_by_its_name(at: tuple[str,
 
 SCHEDULERS = "one of step, plateau, cosine"
 KEYS = "optimizer, lr, weight_decay, dropout, scheduler"
-REST = "batch_size, backbone, stem, image_size, augment"
+REST = (
+    "batch_size, backbone, stem, image_size, weights, augment, flip, rare_below, rare_repeat, rare_augment, loss, "
+    "label_smoothing, pos_weight_power, focal_gamma, asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip"
+)
 
 
 @pytest.mark.parametrize(
@@ -270,8 +293,8 @@ REST = "batch_size, backbone, stem, image_size, augment"
     [
         (
             "epoch = 3",
-            "epoch: the key is not one of name, epochs, seed, threads, retries, keep, sampler, pruner, space, fixed. "
-            "Did you mean 'epochs'?",
+            "epoch: the key is not one of name, objective, epochs, seed, threads, retries, keep, sampler, pruner, "
+            "space, fixed. Did you mean 'epochs'?",
         ),
         ("epochs = 0", "epochs: 0 is not a whole number from 1 to 100000."),
         ("epochs = 100001", "epochs: 100001 is not a whole number from 1 to 100000."),
@@ -489,7 +512,7 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "node", "lines"),
     [
-        (("epochs",), 3, ["epochs: 12, now 3"]),
+        (("epochs",), 3, ["epochs: 10, now 3"]),
         (("name",), "other", []),
         (("space", "lr", "high"), 0.1, ["space.lr.high: 0.01, now 0.1"]),
         (("space", "dropout", "high"), 0.5, ["space.dropout.high: 0.6, now 0.5"]),
@@ -505,7 +528,7 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
         (("pruner",), {"name": "none"}, [
             "pruner.name: hyperband, now none",
             "pruner.min_resource: 1, now absent",
-            "pruner.reduction_factor: 3, now absent",
+            "pruner.reduction_factor: 4, now absent",
         ]),
     ],
 )  # fmt: skip

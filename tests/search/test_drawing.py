@@ -33,10 +33,12 @@ from search.views import Counts, TrialRow, compare_paper
 SEARCHED = TrialRow(
     number=7,
     state="complete",
+    objective="bce",
     value=0.04321987,
+    val_loss=0.04321987,
     epoch=12,
     epochs=12,
-    losses={1: 0.5, 12: 0.04321987},
+    reports={1: 0.5, 12: 0.04321987},
     params={"optimizer": "adam", "lr": 0.00031622, "batch_size": 64, "scheduler": "step", "step_size": 3},
     paper=None,
     seed=2**62 + 1,
@@ -51,8 +53,9 @@ REPLAY = replace(
     number=12,
     state="failed",
     value=None,
+    val_loss=None,
     epoch=0,
-    losses={},
+    reports={},
     params={"optimizer": "adamw", "lr": 1e-4, "scheduler": "cosine", "t_max": 35},
     paper=4,
     seed=None,
@@ -152,7 +155,7 @@ def test_the_table_of_trials_has_a_column_for_each_parameter_of_any() -> None:
     title, head, *rows = lines
     assert title == "Best of study x"
     assert ", ".join(re.split(r"\s{2,}", head.strip())) == (
-        "trial, from, state, val loss, epochs, optimizer, lr, batch size, scheduler"
+        "trial, from, state, validation loss, epochs, optimizer, lr, batch size, scheduler"
     )
     assert [row.split() for row in rows] == [
         ["7", "search", "complete", "0.04322", "12/12", "adam", "0.000316", "64", "step", "step_size=3"],
@@ -163,7 +166,9 @@ def test_the_table_of_trials_has_a_column_for_each_parameter_of_any() -> None:
 
 
 def test_the_table_of_no_trials_has_its_heading() -> None:
-    assert cells(trials_table([], title="Study x: 0 trials"))[1:] == [["trial", "from", "state", "val loss", "epochs"]]
+    assert cells(trials_table([], title="Study x: 0 trials"))[1:] == [
+        ["trial", "from", "state", "validation loss", "epochs"]
+    ]
 
 
 def test_the_table_of_one_trial_has_everything_about_it() -> None:
@@ -181,7 +186,7 @@ def test_the_table_of_one_trial_has_everything_about_it() -> None:
         ["batch_size", "64"],
         ["scheduler", "step"],
         ["step_size", "3"],
-        ["loss by epoch", "0.5000 0.0432"],
+        ["by epoch", "0.5000 0.0432"],
     ]
 
 
@@ -198,7 +203,7 @@ def test_a_note_is_printed_letter_by_letter_even_where_it_looks_like_markup() ->
         ["lr", "0.0001"],
         ["scheduler", "cosine"],
         ["t_max", "35"],
-        ["loss by epoch", "-"],
+        ["by epoch", "-"],
         ["note", "KeyError: '[/conv] of [bold]' :warning:"],
     ]
 
@@ -225,7 +230,7 @@ def test_the_table_of_studies_has_a_line_for_each() -> None:
     none = Counts(complete=0, pruned=0, running=0, waiting=0, failed=0)
     assert cells(studies_table([("default", counts, 0.04321987), ("night run", none, None)])) == [
         ["Studies"],
-        ["study", "complete", "pruned", "running", "waiting", "failed", "best val loss"],
+        ["study", "complete", "pruned", "running", "waiting", "failed", "best"],
         ["default", "5", "4", "3", "2", "1", "0.04322"],
         ["night run", "0", "0", "0", "0", "0", "-"],
     ]

@@ -36,6 +36,22 @@ TABLE = {
 OURS = {"Adam": "adam", "AdamW": "adamw", "StepLR": "step", "ReduceLROnPlateau": "plateau"}
 OURS |= {"CosineAnnealingLR": "cosine"}
 FIXED = {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"}  # in studies/default.toml
+PLAIN: dict[str, Value] = {  # what neither says: nothing that the document does not speak of
+    "weights": "none",
+    "flip": 0.0,
+    "rare_below": 0.0,
+    "rare_repeat": 1.0,
+    "rare_augment": "same",
+    "loss": "bce",
+    "label_smoothing": 0.0,
+}
+UNUSED: dict[str, Value] = {  # by that loss
+    "pos_weight_power": 0.5,
+    "focal_gamma": 2.0,
+    "asymmetric_gamma_pos": 0.0,
+    "asymmetric_gamma_neg": 4.0,
+    "asymmetric_clip": 0.05,
+}
 TRIALS = paper_trials()
 
 
@@ -107,10 +123,10 @@ def test_documented_and_assumed_values_make_a_trial_that_can_be_trained(number: 
     assert (params.scheduler, params.batch_size) == (scheduler, TABLE[number].batch_size or 64)
 
 
-def test_a_replay_takes_what_the_document_leaves_open_from_the_study() -> None:
+def test_a_replay_takes_what_the_document_leaves_open_from_the_study_and_else_trains_plainly() -> None:
     for trial in TRIALS:
         flat = paper_params(built_in("default"), trial).to_flat()
-        assert flat == {**trial.params, **FIXED}
+        assert flat == {**trial.params, **FIXED, **PLAIN, **UNUSED}
 
 
 def test_the_open_search_could_draw_each_of_the_five() -> None:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 import mlc_core
 from tests import small
 
-FIGURES = ("state", "value", "epoch", "params", "seed", "losses")
+FIGURES = ("state", "value", "epoch", "params", "seed", "reports")
 
 
 @pytest.fixture

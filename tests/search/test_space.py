@@ -15,6 +15,7 @@ from mlc_core import Params, Value
 from search.declaration import Declaration, built_in, from_table
 from search.space import outside, suggest
 from tests.search.test_declaration import BRANCHES, DECLARATIONS, UNHURRIED
+from tests.search.test_paper import PLAIN, UNUSED
 
 DRAWS = 300
 SHARED = {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}  # studies/default.toml, [space]
@@ -49,7 +50,7 @@ def test_a_trial_draws_its_own_schedulers_parameters_and_no_others(many: list[Dr
 
 def test_every_draw_is_a_trial_that_can_be_trained(many: list[Drawn]) -> None:
     made = [Params.from_flat(drawn).to_flat() for _, drawn in many]
-    assert made == [drawn for _, drawn in many]
+    assert made == [{**PLAIN, **UNUSED, **drawn} for _, drawn in many]
     assert len(made) == DRAWS
 
 

@@ -41,9 +41,11 @@ WORKER = "w"
 def row(number: int, state: str = "complete", value: float | None = None, **rest: Any) -> TrialRow:
     """Make a row of which little matters."""
     blank: dict[str, Any] = {
+        "objective": "bce",
+        "val_loss": value,
         "epoch": 0,
         "epochs": 12,
-        "losses": {},
+        "reports": {},
         "params": {},
         "paper": None,
         "seed": None,
@@ -98,8 +100,8 @@ def test_a_complete_trial_shows_its_best_loss_and_all_others(study: Study) -> No
 
     seen = only(study)
 
-    assert (seen.number, seen.state, seen.value, seen.loss) == (0, "complete", 0.25, 0.25)
-    assert (seen.epoch, seen.epochs, seen.losses) == (3, 12, {1: 0.5, 2: 0.25, 3: 0.375})
+    assert (seen.number, seen.state, seen.value, seen.latest) == (0, "complete", 0.25, 0.25)
+    assert (seen.epoch, seen.epochs, seen.reports) == (3, 12, {1: 0.5, 2: 0.25, 3: 0.375})
     assert (seen.seed, seen.seconds, seen.paper, seen.note) == (2**62 + 1, 61.5, None, "")
     assert seen.compute == {"precision": "fp32", "threads": 1}
 
@@ -116,7 +118,7 @@ def test_a_trials_row_has_what_it_drew_and_its_fit_the_fixed_parameters_too(stud
 def test_a_pruned_trial_shows_its_last_loss(study: Study) -> None:
     finish(study, begun(study, (0.25, 0.5)), TrialState.PRUNED, None)
     seen = only(study)
-    assert (seen.state, seen.value, seen.loss, seen.epoch) == ("pruned", 0.5, 0.5, 2)
+    assert (seen.state, seen.value, seen.latest, seen.epoch) == ("pruned", 0.5, 0.5, 2)
 
 
 def test_a_diverged_trial_says_why_and_has_no_loss(study: Study) -> None:
@@ -125,13 +127,13 @@ def test_a_diverged_trial_says_why_and_has_no_loss(study: Study) -> None:
     finish(study, trial, TrialState.PRUNED, None)
     seen = only(study)
     assert (seen.state, seen.note) == ("pruned", "epoch 1: the training loss is nan")
-    assert (seen.value, seen.loss, seen.epoch, seen.losses) == (None, None, 0, {})
+    assert (seen.value, seen.latest, seen.epoch, seen.reports) == (None, None, 0, {})
 
 
 def test_a_running_trial_shows_its_newest_loss_but_no_value(study: Study) -> None:
     begun(study, (0.5, 0.75))
     seen = only(study)
-    assert (seen.state, seen.value, seen.loss, seen.epoch) == ("running", None, 0.75, 2)
+    assert (seen.state, seen.value, seen.latest, seen.epoch) == ("running", None, 0.75, 2)
     assert seen.seconds is None
 
 
@@ -140,7 +142,7 @@ def test_a_failed_trial_says_why_it_failed_last(study: Study) -> None:
         study.ledger.fail(begun(study, losses)._trial_id, worker=WORKER, reason=reason)
     seen = only(study)
     assert (seen.state, seen.note) == ("failed", "RuntimeError: out of memory")
-    assert (seen.value, seen.loss) == (None, 0.5)
+    assert (seen.value, seen.latest) == (None, 0.5)
 
 
 def test_a_trial_that_waits_for_its_second_attempt_says_why_the_first_one_failed(study: Study) -> None:
@@ -196,7 +198,7 @@ def test_every_row_can_be_written_as_json(study: Study) -> None:
 
     assert [table["number"] for table in tables] == list(range(7))
     assert {table["state"] for table in tables} == {"complete", "running", "waiting"}
-    assert tables[0]["losses"] == {"1": 0.5, "2": 0.25}
+    assert tables[0]["reports"] == {"1": 0.5, "2": 0.25}
     assert datetime.fromisoformat(tables[0]["started"]) == rows[0].started
     assert [table["paper"] for table in tables] == [None, None, 1, 2, 3, 4, 5]
     assert {" ".join(table) for table in tables} == {
@@ -313,5 +315,5 @@ def test_the_best_of_the_search_is_no_replay_and_no_pruned_trial() -> None:
 
 
 def test_a_row_with_no_report_has_no_loss() -> None:
-    assert row(0, "waiting").loss is None
-    assert row(0, "running", epoch=2, losses={1: 0.5, 2: math.inf}).loss == math.inf
+    assert row(0, "waiting").latest is None
+    assert row(0, "running", epoch=2, reports={1: 0.5, 2: math.inf}).latest == math.inf

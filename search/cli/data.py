@@ -1,0 +1,139 @@
+"""``data check`` and ``data prepare``: a data set before a search sees it; and the bar while images are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.cli import options
+from search.cli.printing import error_console, show, show_json, talk
+
+if TYPE_CHECKING:  # these cost --help a second
+    from mlc_core import OnProgress, Problem
+    from search.data import Source
+    from search.study import Study
+
+Place = Annotated[Path, typer.Argument(metavar="PATH", help="A manifest, an annotation file or a folder.")]
+ImageSize = Annotated[
+    int, typer.Option("--image-size", min=8, max=2048, help="Pixels, both sides, at which the images are kept.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        help="Check a data set, or decode it ahead of a search. Formats: csv, tsv, jsonl, parquet, coco, voc, "
+        "openimages, yolo, label-folders, class-folders.",
+        no_args_is_help=True,
+    )
+    group.command("check")(check)
+    group.command("prepare")(prepare)
+    app.add_typer(group, name="data")
+
+
+def check(
+    path: Place,
+    *,
+    format: options.Format = "auto",  # noqa: A002 - the option's name
+    image_size: ImageSize = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the splits, where the data do not say them.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page with pictures and figures.", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Look for what would harm training; exit code 1 if something does.
+
+    Example: mlc-search data check photos/labels.csv --html check.html
+    """
+    from mlc_core import check as checked
+    from mlc_core import read_data
+
+    with decoding() as on_progress:
+        loaded = read_data(
+            path, format=format, image_size=image_size, seed=seed, skip_bad=True, on_progress=on_progress
+        )
+    found = checked(loaded.listing, loaded.store, loaded.splits)
+    if html is not None:
+        from search.data_page import write_page
+
+        write_page(html, found, loaded)
+        talk(f"The page is {html}.")
+    if as_json:
+        show_json(found.to_table())
+    else:
+        from search.drawing import check_tables
+
+        show(*check_tables(found))
+    if found.harms:
+        raise typer.Exit(1)
+
+
+def prepare(
+    path: Place,
+    *,
+    format: options.Format = "auto",  # noqa: A002 - the option's name
+    study: options.Study = "default",
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", min=8, max=2048, help="By default what the study needs.", show_default=False),
+    ] = None,
+) -> None:
+    """Decode and resize the images once, as a run does by itself; what was interrupted goes on.
+
+    Example: mlc-search data prepare photos/labels.csv
+    """
+    from mlc_core import read_data
+    from search.data import largest_image
+    from search.study import declared
+
+    size = image_size or largest_image(declared(study))
+    with decoding() as on_progress:
+        loaded = read_data(path, format=format, image_size=size, skip_bad=True, on_progress=on_progress)
+    bad = f", {len(loaded.problems)} cannot be used: see mlc-search data check" if loaded.problems else ""
+    talk(f"{len(loaded.listing.entries)} images of {size} x {size} pixels are ready{bad}.")
+
+
+def data_of(study: Study, source: Source | None, root: Path) -> None:
+    """Get a study's data ready, so that its workers find them; write down what was skipped."""
+    from search.data import open_data
+
+    with decoding() as on_progress:
+        _, problems = open_data(study, source, on_progress=on_progress)
+    if problems:
+        file = root / f"skipped-{study.identity}.csv"
+        _write_skipped(file, problems)
+        talk(f"{len(problems)} rows or images were skipped; {file} lists them.")
+
+
+@contextmanager
+def decoding() -> Iterator[OnProgress | None]:
+    """Draw a bar on a terminal while images are decoded; elsewhere nothing moves."""
+    console = error_console()
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)  # nothing is drawn where all is decoded already
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def _write_skipped(file: Path, problems: tuple[Problem, ...]) -> None:
+    import csv
+    import io
+
+    from mlc_core import write_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["where", "reason"])
+    writer.writerows((problem.where, problem.reason) for problem in problems)
+    write_atomically(file, text.getvalue().encode())

@@ -1,0 +1,118 @@
+"""The data that a study trains on: the same images, labels and splits for every worker on every machine, or an error.
+
+Not here: how data are read (mlc_core).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from mlc_core import DEFAULTS, Dataset, OnProgress, Problem, digits, read_data
+from search.declaration import Choice, Declaration, Range
+from search.errors import DataChanged
+from search.storage import patiently
+from search.study import Study
+
+DATA: Final = "mlc:data"  # study attribute: where its data came from, their fingerprint and splits, as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where data lie on this machine."""
+
+    path: Path
+    format: str = "auto"
+    skip_bad: bool = False
+
+
+def open_data(
+    study: Study, asked: Source | None, *, on_progress: OnProgress | None = None
+) -> tuple[Dataset, tuple[Problem, ...]]:
+    """Read the data of a study; the first to do so decides for all what they are and how they are split.
+
+    Parameters
+    ----------
+    asked : Source, optional
+        Where they lie here; by default where they lay when the study was started.
+    on_progress : callable, optional
+        Called with the number of decoded images and of all.
+
+    Returns
+    -------
+    Dataset, problems
+        The second is what was left out because the source says to skip what is bad.
+
+    Raises
+    ------
+    DataChanged
+        The study was started with others, or they are not where they lay.
+    BadData
+        As `mlc_core.read_data`.
+    """
+    known = _remembered(study)
+    source = asked or (known.source if known else None)
+    if asked is None and source is not None and not source.path.exists():
+        problem = f"they lay in {source.path}, which is not there. Say where they are now: --data PATH"
+        raise DataChanged(study.name, problem)
+    problems: tuple[Problem, ...] = ()
+    if source is None:
+        data, splits = digits(), None
+    else:
+        loaded = read_data(
+            source.path,
+            format=source.format,
+            image_size=largest_image(study.declaration),
+            seed=study.declaration.seed,
+            splits=known.splits if known else None,
+            skip_bad=source.skip_bad,
+            on_progress=on_progress,
+        )
+        data, splits, problems = loaded.dataset(), loaded.spelled_splits(), loaded.problems
+    if known is None:
+        known = _remember(study, _Known(source, data.fingerprint, splits))
+    if data.fingerprint != known.fingerprint:
+        started = known.source.path if known.source else "the embedded digit scenes"
+        problem = f"it was started with {started} ({known.fingerprint}), these are {data.fingerprint}"
+        hint = 'Name the data it was started with, or give the search a study of its own: name = "..." in its file'
+        raise DataChanged(study.name, f"{problem}. {hint}")
+    return data, problems
+
+
+def largest_image(declaration: Declaration) -> int:
+    """Pixels, both sides, at which the data are kept: the most that a trial of the study can ask for."""
+    match declaration.space.get("image_size"):
+        case Choice(values=values):
+            return max(int(value) for value in values)
+        case Range(high=high):
+            return int(high)
+        case None:
+            return int(declaration.fixed.get("image_size", DEFAULTS["image_size"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a study remembers of its data."""
+
+    source: Source | None  # None: the embedded digit scenes
+    fingerprint: str
+    splits: str | None
+
+
+def _remembered(study: Study) -> _Known | None:
+    attributes = patiently(study.storage, lambda: study.optuna.user_attrs)
+    return _read(attributes[DATA]) if DATA in attributes else None
+
+
+def _remember(study: Study, known: _Known) -> _Known:
+    source = known.source and asdict(known.source) | {"path": str(known.source.path.absolute())}
+    table = {"source": source, "fingerprint": known.fingerprint, "splits": known.splits}
+    return _read(study.ledger.remember(DATA, json.dumps(table)))
+
+
+def _read(text: str) -> _Known:
+    table = json.loads(text)
+    source = table["source"] and Source(**table["source"] | {"path": Path(table["source"]["path"])})
+    return _Known(source, table["fingerprint"], table["splits"])
