@@ -41,17 +41,19 @@ def look(finished: tuple[Path, str], *words: object) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_commands_example_is_a_command_that_it_would_take(name: str, tmp_path: Path) -> None:
+def test_each_commands_examples_are_commands_that_it_would_take(name: str, tmp_path: Path) -> None:
     helped = small.call(name, "--help", folder=tmp_path, storage="").stdout
-    (example,) = re.findall(r"Example: (.+)", helped)
-    words = shlex.split(example)
-    while "=" in words[0]:
-        words.pop(0)  # a variable before the command
+    examples = re.findall(r"Example: (.+)", helped)
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        while "=" in words[0]:
+            words.pop(0)  # a variable before the command
 
-    assert words[:2] == ["mlc-search", name]
-    small.call(*words[1:], "--help", folder=tmp_path, storage="")
-    for option in (word for word in words if word.startswith("--")):
-        assert option in helped
+        assert words[:2] == ["mlc-search", name]
+        small.call(*words[1:], "--help", folder=tmp_path, storage="")
+        for option in (word for word in words if word.startswith("--")):
+            assert option in helped
 
 
 def test_help_imports_neither_torch_nor_optuna_nor_numpy(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_status_counts_the_trials_and_names_the_best(finished: tuple[Path, str])
 
 
 def test_trials_are_filtered_and_sorted_alike_in_each_form(finished: tuple[Path, str]) -> None:
-    words = ("trials", "--study", "small", "--state", "complete", "--sort", "loss")
+    words = ("trials", "--study", "small", "--state", "complete", "--sort", "value")
     rows = json.loads(look(finished, *words, "--json"))
     lines = list(csv.DictReader(io.StringIO(look(finished, *words, "--csv"))))
     table = look(finished, *words)

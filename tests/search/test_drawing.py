@@ -237,7 +237,7 @@ def test_the_table_of_studies_has_a_line_for_each() -> None:
 
 
 def replayed(losses: dict[int, float]) -> list[TrialRow]:
-    return [replace(SEARCHED, number=n, value=loss, paper=n) for n, loss in losses.items()]
+    return [replace(SEARCHED, number=n, value=loss, val_loss=loss, paper=n) for n, loss in losses.items()]
 
 
 def test_the_comparison_keeps_documented_assumed_and_replayed_apart() -> None:
@@ -272,7 +272,7 @@ def test_without_replays_the_comparison_says_how_to_get_them() -> None:
 
 def test_with_replays_the_comparison_says_how_well_the_order_agrees_and_what_the_search_found() -> None:
     # Of the trials 1, 2, 3 the document's order is 2, 3, 1; here it is 1, 2, 3: 1 - 6 * 6 / (3 * 8) = -0.5.
-    rows = [*replayed({1: 0.1, 2: 0.2, 3: 0.3}), replace(SEARCHED, value=0.05)]
+    rows = [*replayed({1: 0.1, 2: 0.2, 3: 0.3}), replace(SEARCHED, value=0.05, val_loss=0.05)]
     assert comparison_words(compare_paper(rows)) == [
         *CAVEATS,
         "Rank correlation of documented and replayed losses (Spearman): -0.50.",

@@ -35,7 +35,8 @@ TABLE = {
 }
 OURS = {"Adam": "adam", "AdamW": "adamw", "StepLR": "step", "ReduceLROnPlateau": "plateau"}
 OURS |= {"CosineAnnealingLR": "cosine"}
-FIXED = {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"}  # in studies/default.toml
+# Beside what is searched, studies/default.toml says:
+FIXED: dict[str, Value] = {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"}
 PLAIN: dict[str, Value] = {  # what neither says: nothing that the document does not speak of
     "weights": "none",
     "flip": 0.0,

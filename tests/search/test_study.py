@@ -15,24 +15,20 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
 
-from mlc_core import MlcError, Params
+from mlc_core import MlcError, Params, Value
 from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFound
 from search.paper import paper_trials
 from search.storage import close, connect, redacted, resolve_url
 from search.study import Study, enqueue_paper, fit_spec, open_study, study_names
 from tests.crew import Crew, Together
 from tests.search.test_declaration import DEFAULT
+from tests.search.test_paper import FIXED, PLAIN, UNUSED
 
 WORKERS = 4
-FIXED: dict[str, Any] = {
-    "backbone": "resnet10",
-    "stem": "standard",
-    "image_size": 32,
-    "augment": "light",
-}  # in studies/default.toml
+REST: dict[str, Value] = {**FIXED, **PLAIN, **UNUSED}  # of a fit of studies/default.toml, beside what is searched
 
 # The document's table and what studies/paper.toml assumes beside it, typed a second time.
-REPLAYS: dict[int, dict[str, Any]] = {
+REPLAYS: dict[int, dict[str, Value]] = {
     1: {"optimizer": "adam", "lr": 5e-4, "weight_decay": 1e-4, "dropout": 0.5, "batch_size": 64}
     | {"scheduler": "step", "step_size": 5, "gamma": 0.1},
     2: {"optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-5, "dropout": 0.4, "batch_size": 64}
@@ -140,8 +136,8 @@ def changed(study: str, *lines: str) -> str:
 def test_going_on_with_another_override_names_what_differs(storage_url: str) -> None:
     opened("default", storage_url, create=True)
     sentence = refusal("default", storage_url, StudyChanged, overrides={"epochs": 3, "seed": 1}, create=True)
-    assert sentence == changed("default", "epochs: 12, now 3", "seed: 0, now 1")
-    assert opened("default", storage_url).declaration.epochs == 12
+    assert sentence == changed("default", "epochs: 10, now 3", "seed: 0, now 1")
+    assert opened("default", storage_url).declaration.epochs == 10
 
 
 def test_a_file_that_changed_since_names_what_differs(storage_url: str, tmp_path: Path) -> None:
@@ -286,7 +282,7 @@ def check_replays(study: Study) -> None:
         trial = trials[number]
         assert trial.state == TrialState.WAITING
         assert trial.system_attrs == {"fixed_params": params}
-        spec = {"params": {**params, **FIXED}, "epochs": 12, "seed": number}
+        spec = {"params": {**params, **REST}, "epochs": 10, "seed": number}
         assert trial.user_attrs == {"paper": number, "fit": spec}
 
 
@@ -362,7 +358,7 @@ def test_a_replay_in_a_study_that_holds_keys_constant_is_still_the_documents(sto
     with open_study(file(tmp_path, HELD), storage_url, create=True) as study:
         enqueue_paper(study, paper_trials())
         specs = {trial.user_attrs["paper"]: trial.user_attrs["fit"]["params"] for trial in study.optuna.trials}
-    open_keys = {"image_size": 16, "backbone": "resnet18", "stem": "standard", "augment": "light"}
+    open_keys = {**REST, "image_size": 16, "backbone": "resnet18"}
     assert specs == {number: {**params, **open_keys} for number, params in REPLAYS.items()}
     for spec in specs.values():
         assert Params.from_flat(spec).to_flat() == spec
@@ -371,7 +367,7 @@ def test_a_replay_in_a_study_that_holds_keys_constant_is_still_the_documents(sto
 def test_a_trial_of_the_open_search_is_spelled_like_a_replay(storage_url: str) -> None:
     with open_study("default", storage_url, create=True, overrides={"epochs": 3}) as study:
         spec = fit_spec(study.declaration, {**FIXED, **REPLAYS[2]}, seed=9)
-    assert spec == {"params": {**FIXED, **REPLAYS[2]}, "epochs": 3, "seed": 9}
+    assert spec == {"params": {**REST, **REPLAYS[2]}, "epochs": 3, "seed": 9}
 
 
 def test_whoever_remembers_first_decides_for_all(storage_url: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 from xml.etree.ElementTree import ParseError, fromstring
 
@@ -73,6 +73,10 @@ def _root(path: Path) -> Path:
     return path.parent if path.name == "Annotations" else path
 
 
+def _stem(xml: str) -> str:
+    return xml.rpartition("/")[2][:-4]
+
+
 def _xmls(below: Tree) -> list[str]:
     return [file for file in below.files if file.lower().endswith(".xml")]
 
@@ -92,7 +96,7 @@ def _lists(below: Tree) -> list[_List]:
 
 def _by_xml(root: Path, xmls: Sequence[str], lists: Sequence[_List], problems: list[Problem]) -> Iterator[Row]:
     """Take labels from XML, splits from lists where there are some, else from folders."""
-    of_image = {PurePosixPath(xml).stem: xml for xml in xmls}
+    of_image = {_stem(xml): xml for xml in xmls}
     wanted: Iterable[tuple[str, str, str]]  # XML, split, where
     if lists:
         wanted = []
@@ -110,7 +114,7 @@ def _by_xml(root: Path, xmls: Sequence[str], lists: Sequence[_List], problems: l
         except BadFile as error:
             problems.append(error.problem)
         else:
-            yield Row(path=PurePosixPath(xml).stem, labels=labels, where=where, split=split)
+            yield Row(path=_stem(xml), labels=labels, where=where, split=split)
 
 
 def _labels(file: File) -> tuple[str, ...]:
