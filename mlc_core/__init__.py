@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from mlc_core.errors import BadCheckpoint, BadData, BadParams, Diverged, MlcError, NoDevice, did_you_mean
+from mlc_core.errors import BadCheckpoint, BadData, BadParams, BadWeights, Diverged, MlcError, NoDevice, did_you_mean
 from mlc_core.params import (
     DEFAULTS,
     EPOCHS,
@@ -63,6 +63,7 @@ __all__ = [
     "BadCheckpoint",
     "BadData",
     "BadParams",
+    "BadWeights",
     "Compute",
     "Cosine",
     "DataCheck",

@@ -5,6 +5,7 @@
     MlcError                 exit code 2 unless said otherwise
     ├── BadParams            a parameter of a trial is not allowed
     ├── BadData              images or labels cannot be used
+    ├── BadWeights           weights to start from are not there or do not fit
     ├── BadCheckpoint        a checkpoint is damaged or belongs to another fit
     ├── NoDevice             the asked device or precision is not there
     └── Diverged             the loss left the finite numbers or ran away; exit code 1
@@ -43,6 +44,10 @@ class BadParams(MlcError):
 
 class BadData(MlcError):
     """Images or labels cannot be used for training."""
+
+
+class BadWeights(MlcError):
+    """Weights to start from are not there, are damaged, or belong to another network."""
 
 
 class BadCheckpoint(MlcError):

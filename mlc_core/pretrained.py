@@ -30,7 +30,7 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weights, ResNet101_Weights, WeightsEnum
 
 from mlc_core.cache import write_atomically
-from mlc_core.errors import BadParams, MlcError, did_you_mean
+from mlc_core.errors import BadParams, BadWeights, did_you_mean
 from mlc_core.model import Classifier, build
 from mlc_core.params import BACKBONES, BackboneName
 
@@ -58,10 +58,6 @@ _UNREADABLE: Final = (
     *(pickle.UnpicklingError, SafetensorError, BadZipFile, struct.error, OSError, EOFError, RuntimeError, ValueError),
     *(TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, ImportError, MemoryError),
 )
-
-
-class BadWeights(MlcError):
-    """Weights to start from are not there, are damaged, or belong to another network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

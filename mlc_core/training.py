@@ -27,7 +27,7 @@ from mlc_core.loss import Loss, bce, training_loss
 from mlc_core.metrics import macro_f1, mean_average_precision
 from mlc_core.model import Classifier, build
 from mlc_core.params import EPOCHS, Flat, Params, one_of, whole
-from mlc_core.pretrained import start_from
+from mlc_core.pretrained import start_from, weights_digest
 from mlc_core.records import BEST, OBJECTIVES, EpochReport, Objective, OnEpoch, best_epoch
 from mlc_core.seeds import Stream, stream_seed
 
@@ -124,10 +124,9 @@ def _epochs(
         classes=len(data.classes),
         seed=stream_seed(seed, Stream.INIT),
     )
-    origin = start_from(model, params.weights, backbone=params.backbone)
     identity = checkpoints.Identity(
         params=params.to_flat(),
-        start=origin.digest,
+        start=weights_digest(params.weights, params.backbone),
         seed=seed,
         epochs=epochs,
         objective=objective,
@@ -136,13 +135,16 @@ def _epochs(
         precision=compute.precision,
         threads=compute.threads,
     )
+    state = None if checkpoint is None else checkpoints.read(checkpoint, identity, device=device)
+    if checkpoint is None or not (checkpoint / BEST).exists():
+        state = None  # without the best weights so far only a new start finds them again
+    if state is None:
+        start_from(model, params.weights, backbone=params.backbone)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimize.optimizer(params, model.parameters())
     scheduler = optimize.scheduler(params, optimizer)
     reports: tuple[EpochReport, ...] = ()
-    state = None if checkpoint is None else checkpoints.read(checkpoint, identity, device=device)
-    # Without the best weights so far only a new start finds them again.
-    if checkpoint is not None and state is not None and (checkpoint / BEST).exists():
+    if state is not None:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         scheduler.load_state_dict(state.scheduler)

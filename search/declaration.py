@@ -155,7 +155,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
         )
         raise BadDeclaration(where, "name", problem)
     objective = table.get("objective", "bce")
-    if objective not in OBJECTIVES:
+    if objective not in tuple(OBJECTIVES):  # a list from the file could not be looked up
         problem = f"{objective!r} is not one of {', '.join(OBJECTIVES)}.{did_you_mean(objective, OBJECTIVES)}"
         raise BadDeclaration(where, "objective", problem)
     numbers = {

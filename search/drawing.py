@@ -6,12 +6,16 @@ Not here: what moves while a search runs (progress.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
 from mlc_core import SCHEDULER_KEYS, Objective, Value
 from search.views import Comparison, Counts, TrialRow
+
+if TYPE_CHECKING:  # it reads pictures, which a status does not need
+    from mlc_core import DataCheck
 
 LEADERS = 10  # rows of a leaderboard after a run
 NAMES: Mapping[Objective, str] = {"bce": "validation loss", "macro_f1": "macro F1", "map": "mAP"}
@@ -146,6 +150,32 @@ def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
         figures = (counted.complete, counted.pruned, counted.running, counted.waiting, counted.failed)
         table.add_row(name, *(str(figure) for figure in figures), number(best))
     return table
+
+
+def check_tables(found: DataCheck) -> list[Table | Text]:
+    """Draw what is worth knowing of a data set, with what would harm training at the end."""
+    total = sum(found.images.values())
+    width, height = ("-".join(str(end) for end in dict.fromkeys(span[::2])) for span in (found.width, found.height))
+    facts = _table(f"{found.root} ({found.format})", header=False)
+    facts.add_column(style="bold")
+    facts.add_column()
+    for heading, text in {
+        "images": f"{total}: " + ", ".join(f"{count} {name}" for name, count in found.images.items()),
+        "labels an image": f"{found.mean_labels:.2f} on average, {len(found.unlabelled)} images with none",
+        "pixels": f"{width} x {height}, {found.sizes} sizes",
+        "the same picture": f"{len(found.alike)} times several files, {len(found.leaks)} of them in several splits",
+    }.items():
+        facts.add_row(heading, text)
+    classes = _table("Images of each class")
+    classes.add_column("class")
+    for name in ("all", *found.images):
+        classes.add_column(name, justify="right")
+    for number, name in sorted(enumerate(found.classes), key=lambda pair: -found.together[pair[0]][pair[0]]):
+        counts = (found.together[number][number], *(found.positives[split][number] for split in found.images))
+        classes.add_row(Text(name), *(str(count) for count in counts))
+    hints = [Text(f"Note: {hint}", style="yellow") for hint in found.hints]
+    harms = [Text(f"Harmful: {harm}", style="bold red") for harm in found.harms]
+    return [facts, classes, *hints, *(harms or [Text("Nothing that would harm training was found.", style="green")])]
 
 
 def counted(counts: Counts) -> str:

@@ -17,7 +17,7 @@ import optuna
 from optuna.storages import RDBStorage, get_storage
 from optuna.study._frozen import FrozenStudy
 
-from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Direction, Params, Value
+from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Params, Value
 from search import declaration as declarations
 from search.declaration import BUILT_IN, Declaration
 from search.errors import BadDeclaration, StudyChanged, StudyNotFound
@@ -158,14 +158,14 @@ def _is_file(reference: str) -> bool:
 def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str, int], *, create: bool) -> Study:
     name = wanted if isinstance(wanted, str) else wanted.name
     there = {study.study_name: study for study in storage.get_all_studies()}
-    absent = name not in there or _is_bare(storage, there[name])
+    fresh = declarations.built_in(name, overrides=overrides) if wanted in BUILT_IN else wanted
     cached = get_storage(storage)
-    if absent:
-        if wanted in BUILT_IN:
-            wanted = declarations.built_in(name, overrides=overrides)
-        if isinstance(wanted, str) or not create:
+    if name not in there or _is_bare(storage, there[name], fresh):
+        if isinstance(fresh, str) or not create:
             raise StudyNotFound(name, study_names(storage))
-        optuna.create_study(storage=cached, study_name=name, direction=_direction(wanted), load_if_exists=True)
+        wanted = fresh
+        direction = OBJECTIVES[fresh.objective]
+        optuna.create_study(storage=cached, study_name=name, direction=direction, load_if_exists=True)
     elif DECLARATION not in storage.get_study_user_attrs(there[name]._study_id):  # read anew: it may just have come
         problem = "it has none, so another program made it. Name a study that mlc-search started."
         raise BadDeclaration(f"study {name!r}", "declaration", problem)
@@ -186,11 +186,9 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
     return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries))
 
 
-def _direction(declaration: Declaration) -> Direction:
-    return OBJECTIVES[declaration.objective]
-
-
-def _is_bare(storage: RDBStorage, study: FrozenStudy) -> bool:
+def _is_bare(storage: RDBStorage, study: FrozenStudy, wanted: Declaration | str) -> bool:
     """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
-    ours = len(study.directions) == 1 and DECLARATION not in study.user_attrs
+    directions = {OBJECTIVES[wanted.objective]} if isinstance(wanted, Declaration) else set(OBJECTIVES.values())
+    ours = [direction.name.lower() for direction in study.directions] in [[one] for one in directions]
+    ours = ours and DECLARATION not in study.user_attrs
     return ours and not storage.get_n_trials(study._study_id)

@@ -76,8 +76,8 @@ def near(hashes: NDArray[np.uint64], images: Uint8, rows: Ints | None = None) ->
 
     Notes
     -----
-    Of more than FEW hashes only those are compared that agree in a band: BAND bits, drawn from those that are not
-    all but the same in all pictures (locality-sensitive hashing by sampled bits, Indyk & Motwani 1998).
+    Of more than FEW hashes only those are compared that agree in a band: BAND bits, drawn from those that are not,
+    compared with others, the same in all pictures (locality-sensitive hashing by sampled bits, Indyk & Motwani 1998).
     """
     where = np.arange(len(hashes)) if rows is None else rows
     set_bits = np.bitwise_count(hashes).sum(axis=1, dtype=np.int64)
@@ -150,7 +150,7 @@ def _bands(hashes: NDArray[np.uint64]) -> Iterator[Ints]:
     bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8), axis=1)
     rarer = bits.sum(axis=0, dtype=np.int64)  # of set and not set
     rarer = np.minimum(rarer, len(bits) - rarer)
-    telling = np.argsort(-rarer, kind="stable")[: max(BAND, int((10 * rarer >= len(bits)).sum()))]
+    telling = np.flatnonzero(4 * rarer >= rarer.max())
     for band in range(BANDS):
         key = np.zeros(len(bits), np.int64)
         for bit in np.random.default_rng(band).permutation(telling)[:BAND]:
@@ -180,7 +180,7 @@ def _alike(first: Ints, second: Ints, images: Uint8, where: Ints) -> NDArray[np.
     shown, ends = np.unique(np.stack([first, second]), return_inverse=True)
     ends = ends.reshape(2, -1)
     thumbs = np.stack([_thumbnail(images[row]) for row in where[shown]]) if len(shown) else np.empty((0, 0), np.int16)
-    spread = np.maximum(thumbs.std(axis=1), 1.0) if len(shown) else np.empty(0)
+    spread = np.maximum(thumbs.std(axis=1), 16.0) if len(shown) else np.empty(0)
     agree = np.empty(len(first), np.bool_)
     for start in range(0, len(first), _CHUNK):
         one, other = ends[:, start : start + _CHUNK]
@@ -190,15 +190,15 @@ def _alike(first: Ints, second: Ints, images: Uint8, where: Ints) -> NDArray[np.
 
 
 def _thumbnail(image: Uint8) -> NDArray[np.int16]:
-    """Mean level of each channel over each cell of a grid."""
-    pixels = image.astype(np.int64)
+    """Mean level of each channel over each cell of a grid, in sixteenths."""
+    sums = image.astype(np.int64)
+    cells = np.ones((1, 1), np.int64)  # pixels in each
     for axis in (1, 2):
-        size = pixels.shape[axis]
+        size = image.shape[axis]
         edges = np.arange(min(size, _SIDE)) * size // min(size, _SIDE)
-        pixels = np.add.reduceat(pixels, edges, axis=axis)
-        lengths = np.diff(edges, append=size)
-        pixels = pixels * 16 // (lengths[:, None] if axis == 1 else lengths)
-    return (pixels // 16).ravel().astype(np.int16)
+        sums = np.add.reduceat(sums, edges, axis=axis)
+        cells = cells * np.diff(edges, append=size).reshape((-1, 1) if axis == 1 else (1, -1))
+    return (sums * 16 // cells).ravel().astype(np.int16)
 
 
 def _tree(first: Ints, second: Ints, hashes: NDArray[np.uint64]) -> list[Pair]:

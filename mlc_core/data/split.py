@@ -19,6 +19,7 @@ from mlc_core.seeds import Stream, stream_seed
 SHARES: Final = (0.7, 0.15, 0.15)  # train, val, test
 
 _TRAIN: Final = 0
+_WORK: Final = 10**9  # counts that are looked at to even out; what many images leave uneven does not show
 _NEED: Final = (4, 2, 1)  # a class that cannot be everywhere is best in train, then in val
 
 Shares = tuple[float, float, float]
@@ -38,8 +39,10 @@ def assign(
 
     Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1) over groups: the class with the
     fewest groups left is served first, each of its groups goes as a whole to the split that lacks most of that
-    class. Where no split was given, all three are made; where only some images have one, the others fill up; where
-    all have one and a split is missing, it is carved out of train.
+    class. Then single groups move as long as that brings all classes nearer to their shares.
+
+    Where no split was given, all three are made; where only some images have one, the others fill up; where all have
+    one and a split is missing, it is carved out of train.
 
     Parameters
     ----------
@@ -73,11 +76,14 @@ def assign(
     starts, members, of_image = _members(groups)
     said = _said(given[members], starts, groups[members])
     fixed, open_splits = _task(said, given)
-    counts = _counts(labels, members, starts)
     free = np.flatnonzero(fixed < 0)
+    if not len(free):
+        return fixed[of_image]
+    counts = _counts(labels, members, starts)
     placing = _Placing(counts, fixed, open_splits, np.asarray(shares))
     rng = np.random.default_rng(stream_seed(seed, Stream.SPLIT))
     placing.stratify(rng.permutation(free), rng.random(len(counts)))
+    placing.even_out(free)
     placing.mend(free)
     empty = [SPLITS[split] for split in range(len(SPLITS)) if not (placing.where == split).any()]
     if empty:
@@ -145,6 +151,7 @@ class _Placing:
         there = self._sums(counts)[self._open]
         self._wanted = np.zeros((len(SPLITS), counts.shape[1]))  # images of the class that the split still lacks
         self._wanted[self._open] = _wanted(counts[fixed < 0].sum(axis=0), there, shares[self._open])
+        self._goal = self._sums(counts) + np.rint(self._wanted).astype(np.int64)
 
     def stratify(self, order: NDArray[np.int64], chance: Floats) -> None:
         """Place the groups of `order`; where two splits lack as much, a group's chance in [0, 1) decides."""
@@ -175,6 +182,31 @@ class _Placing:
             best = [split for split in best if images[split] == most]
         return best[int(chance * len(best))]
 
+    def even_out(self, free: NDArray[np.int64]) -> None:
+        """Move single groups, the one that helps most first, while none loses a split its only one of a class.
+
+        Serving the rare classes leaves few groups to even out the common ones. What falls is the sum over splits and
+        classes of (images - goal)^2 / goal, in integers: no order of summation can change them.
+        """
+        counts, carries = self._counts[free].astype(np.int64), self._carries[free]
+        weights = 2**16 // np.maximum(self._goal, 1)
+        own = counts**2 @ weights.T
+        rows = np.arange(len(free))
+        excess = self._sums(self._counts) - self._goal
+        for _ in range(_WORK // counts.size):
+            sources = self.where[free]
+            over = counts @ (excess * weights).T
+            gain = (2 * over - own)[rows, sources][:, None] - (2 * over + own)
+            gain[(carries @ (self._placed == 1).T)[rows, sources] > 0] = 0
+            gain[rows, sources] = 0
+            gain = gain[:, self._open]
+            best, target = divmod(int(gain.argmax()), len(self._open))
+            if gain[best, target] <= 0:
+                return
+            excess[sources[best]] -= counts[best]
+            excess[self._open[target]] += counts[best]
+            self._move(int(free[best]), self._open[target])
+
     def mend(self, free: NDArray[np.int64]) -> None:
         """Move single groups while that brings more classes to splits without them than it takes away.
 
@@ -201,10 +233,13 @@ class _Placing:
         best = np.lexsort((groups, size, -gain))[0]
         if gain[best] <= 0:
             return False
-        self._placed[sources[best]] -= carries[best]
-        self._placed[split] += carries[best]
-        self.where[groups[best]] = split
+        self._move(int(groups[best]), split)
         return True
+
+    def _move(self, group: int, split: int) -> None:
+        self._placed[self.where[group]] -= self._carries[group]
+        self._placed[split] += self._carries[group]
+        self.where[group] = split
 
     def _sums(self, values: Counts) -> NDArray[np.int64]:
         return np.stack([values[self.where == split].sum(axis=0) for split in range(len(SPLITS))])

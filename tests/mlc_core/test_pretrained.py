@@ -32,10 +32,10 @@ from torchvision.models.resnet import BasicBlock, ResNet, resnet18
 
 from mlc_core import BadParams
 from mlc_core.checkpoint import write_best
-from mlc_core.errors import MlcError
+from mlc_core.errors import BadWeights, MlcError
 from mlc_core.model import Classifier, build
 from mlc_core.params import BACKBONES, BackboneName, StemName
-from mlc_core.pretrained import PATIENCE, BadWeights, fetch, start_from, weights_digest
+from mlc_core.pretrained import PATIENCE, fetch, start_from, weights_digest
 from mlc_core.records import BEST
 from tests.mlc_core.test_checkpoint import Trap
 

@@ -22,7 +22,7 @@ UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 DEFAULT: dict[str, Any] = {
     "name": "default",
     "objective": "bce",
-    "epochs": 10,
+    "epochs": 12,
     "seed": 0,
     "threads": 1,
     "retries": 2,
@@ -37,7 +37,7 @@ DEFAULT: dict[str, Any] = {
         "batch_size": [16, 32, 64, 80, 128],
         "scheduler": {
             "step": {
-                "step_size": {"low": 1, "high": 10, "log": False},
+                "step_size": {"low": 1, "high": 12, "log": False},
                 "gamma": {"low": 0.05, "high": 0.9, "log": False},
             },
             "plateau": {
@@ -512,7 +512,7 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "node", "lines"),
     [
-        (("epochs",), 3, ["epochs: 10, now 3"]),
+        (("epochs",), 3, ["epochs: 12, now 3"]),
         (("name",), "other", []),
         (("space", "lr", "high"), 0.1, ["space.lr.high: 0.01, now 0.1"]),
         (("space", "dropout", "high"), 0.5, ["space.dropout.high: 0.6, now 0.5"]),

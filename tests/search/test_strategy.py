@@ -19,7 +19,7 @@ from search.space import suggest
 from search.strategy import pruner, sampler
 from tests.search.test_declaration import DECLARATIONS, DEFAULT, UNHURRIED
 
-EPOCHS = 10  # of a trial, as studies/default.toml says
+EPOCHS = 12  # of a trial, as studies/default.toml says
 NAME = "hyperband"
 SEED = 0  # whatever it is
 SHARED = {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}
@@ -172,7 +172,7 @@ def test_quasi_monte_carlo_is_one_sequence_whoever_asks() -> None:
 
 
 def bracket(number: int) -> int:
-    """Hyperband's, by hand: 10 epochs by fours make floor(log4(10)) + 1 = 2 brackets, of 2 * 4 / 2 and 2 / 1 shares."""
+    """Hyperband's, by hand: 12 epochs by fours make floor(log4(12)) + 1 = 2 brackets, of 2 * 4 / 2 and 2 / 1 shares."""
     return 0 if crc32(f"{NAME}_{number}".encode()) % (4 + 2) < 4 else 1
 
 

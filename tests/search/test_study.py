@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import Pool
 
-from mlc_core import MlcError, Params, Value
+from mlc_core import MlcError, Params
 from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFound
 from search.paper import paper_trials
 from search.storage import close, connect, redacted, resolve_url
@@ -25,10 +25,10 @@ from tests.search.test_declaration import DEFAULT
 from tests.search.test_paper import FIXED, PLAIN, UNUSED
 
 WORKERS = 4
-REST: dict[str, Value] = {**FIXED, **PLAIN, **UNUSED}  # of a fit of studies/default.toml, beside what is searched
+REST: dict[str, Any] = {**FIXED, **PLAIN, **UNUSED}  # of a fit of studies/default.toml, beside what is searched
 
 # The document's table and what studies/paper.toml assumes beside it, typed a second time.
-REPLAYS: dict[int, dict[str, Value]] = {
+REPLAYS: dict[int, dict[str, Any]] = {
     1: {"optimizer": "adam", "lr": 5e-4, "weight_decay": 1e-4, "dropout": 0.5, "batch_size": 64}
     | {"scheduler": "step", "step_size": 5, "gamma": 0.1},
     2: {"optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-5, "dropout": 0.4, "batch_size": 64}
@@ -136,8 +136,8 @@ def changed(study: str, *lines: str) -> str:
 def test_going_on_with_another_override_names_what_differs(storage_url: str) -> None:
     opened("default", storage_url, create=True)
     sentence = refusal("default", storage_url, StudyChanged, overrides={"epochs": 3, "seed": 1}, create=True)
-    assert sentence == changed("default", "epochs: 10, now 3", "seed: 0, now 1")
-    assert opened("default", storage_url).declaration.epochs == 10
+    assert sentence == changed("default", "epochs: 12, now 3", "seed: 0, now 1")
+    assert opened("default", storage_url).declaration.epochs == 12
 
 
 def test_a_file_that_changed_since_names_what_differs(storage_url: str, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def check_replays(study: Study) -> None:
         trial = trials[number]
         assert trial.state == TrialState.WAITING
         assert trial.system_attrs == {"fixed_params": params}
-        spec = {"params": {**params, **REST}, "epochs": 10, "seed": number}
+        spec = {"params": {**params, **REST}, "epochs": 12, "seed": number}
         assert trial.user_attrs == {"paper": number, "fit": spec}
 
 

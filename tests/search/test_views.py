@@ -102,7 +102,7 @@ def test_a_complete_trial_shows_its_best_loss_and_all_others(study: Study) -> No
     seen = only(study)
 
     assert (seen.number, seen.state, seen.value, seen.latest) == (0, "complete", 0.25, 0.25)
-    assert (seen.epoch, seen.epochs, seen.reports) == (3, 10, {1: 0.5, 2: 0.25, 3: 0.375})
+    assert (seen.epoch, seen.epochs, seen.reports) == (3, 12, {1: 0.5, 2: 0.25, 3: 0.375})
     assert (seen.seed, seen.seconds, seen.paper, seen.note) == (2**62 + 1, 61.5, None, "")
     assert seen.compute == {"precision": "fp32", "threads": 1}
 
@@ -112,7 +112,7 @@ def test_a_trials_row_has_what_it_drew_and_its_fit_the_fixed_parameters_too(stud
     seen = only(study)
     assert seen.params == trial.params
     assert seen.params.keys() >= {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}
-    assert seen.fit == {"params": {**trial.params, **FIXED, **PLAIN, **UNUSED}, "epochs": 10, "seed": 11}
+    assert seen.fit == {"params": {**trial.params, **FIXED, **PLAIN, **UNUSED}, "epochs": 12, "seed": 11}
 
 
 def test_a_pruned_trial_shows_its_last_loss(study: Study) -> None:
@@ -153,7 +153,7 @@ def test_a_trial_that_waits_for_its_second_attempt_says_why_the_first_one_failed
 def test_a_waiting_replay_shows_what_it_brings_along(study: Study) -> None:
     enqueue_paper(study, [paper_trials()[3]])
     seen = only(study)
-    assert (seen.state, seen.paper, seen.epochs, seen.started) == ("waiting", 4, 10, None)
+    assert (seen.state, seen.paper, seen.epochs, seen.started) == ("waiting", 4, 12, None)
     assert seen.params == {
         "optimizer": "adamw",
         "lr": 1e-4,
