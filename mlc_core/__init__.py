@@ -17,12 +17,14 @@ from mlc_core.params import (
     SCHEDULER_KEYS,
     SCHEDULER_OF,
     SCHEDULERS,
+    BackboneName,
     Cosine,
     Flat,
     Params,
     Plateau,
     Scheduler,
     SchedulerName,
+    StemName,
     Step,
     Value,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.data.store import OnProgress as OnProgress
     from mlc_core.device import Compute as Compute
     from mlc_core.device import choose as choose
+    from mlc_core.pretrained import check_weights as check_weights
     from mlc_core.training import fit as fit
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "SCHEDULER_KEYS",
     "SCHEDULER_OF",
     "SPLITS",
+    "BackboneName",
     "BadCheckpoint",
     "BadData",
     "BadParams",
@@ -85,10 +89,12 @@ __all__ = [
     "Scheduler",
     "SchedulerName",
     "Split",
+    "StemName",
     "Step",
     "Stream",
     "Value",
     "check",
+    "check_weights",
     "choose",
     "did_you_mean",
     "digits",
@@ -112,6 +118,7 @@ _ON_FIRST_USE: Final = {
     "SPLITS": "mlc_core.data.listing",
     "Split": "mlc_core.data.dataset",
     "check": "mlc_core.data.check",
+    "check_weights": "mlc_core.pretrained",
     "choose": "mlc_core.device",
     "digits": "mlc_core.data.digits",
     "fit": "mlc_core.training",

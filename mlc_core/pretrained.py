@@ -32,7 +32,7 @@ from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weig
 from mlc_core.cache import write_atomically
 from mlc_core.errors import BadParams, BadWeights, did_you_mean
 from mlc_core.model import Classifier, build
-from mlc_core.params import BACKBONES, BackboneName
+from mlc_core.params import BACKBONES, BackboneName, StemName
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,18 @@ def start_from(model: Classifier, weights: str, *, backbone: BackboneName) -> Re
     if report.missing or report.misfits or report.left_over:
         log.warning("%s", report)
     return report
+
+
+def check_weights(weights: str, *, backbone: BackboneName, stem: StemName) -> None:
+    """Download, read and compare weights without a training, so that a fault shows before one.
+
+    Raises
+    ------
+    BadParams, BadWeights
+        As `start_from`.
+    """
+    if weights != NONE:
+        start_from(build(backbone=backbone, stem=stem, dropout=0, classes=2, seed=0), weights, backbone=backbone)
 
 
 def weights_digest(weights: str, backbone: BackboneName) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from mlc_core import DEFAULTS, Dataset, OnProgress, Problem, digits, read_data
+from mlc_core import DEFAULTS, BackboneName, Dataset, OnProgress, Problem, StemName, Value, digits, read_data
 from search.declaration import Choice, Declaration, Range
 from search.errors import DataChanged
 from search.storage import patiently
@@ -83,13 +84,34 @@ def open_data(
 
 def largest_image(declaration: Declaration) -> int:
     """Pixels, both sides, at which the data are kept: the most that a trial of the study can ask for."""
-    match declaration.space.get("image_size"):
+    return max(int(size) for size in _ends(declaration, "image_size"))
+
+
+def check_starts(declaration: Declaration) -> None:
+    """Download and read whatever weights a trial of the study can start from, before one does.
+
+    Raises
+    ------
+    BadParams, BadWeights
+        As `mlc_core.check_weights`.
+    """
+    if set(_ends(declaration, "weights")) == {"none"}:
+        return
+    from mlc_core import check_weights  # imports torch
+
+    for weights, backbone, stem in product(*(_ends(declaration, key) for key in ("weights", "backbone", "stem"))):
+        check_weights(str(weights), backbone=cast("BackboneName", backbone), stem=cast("StemName", stem))
+
+
+def _ends(declaration: Declaration, key: str) -> tuple[Value, ...]:
+    """Values that a parameter can have; of a range its ends."""
+    match declaration.space.get(key):
         case Choice(values=values):
-            return max(int(value) for value in values)
-        case Range(high=high):
-            return int(high)
+            return values
+        case Range(low=low, high=high):
+            return low, high
         case None:
-            return int(declaration.fixed.get("image_size", DEFAULTS["image_size"]))
+            return (declaration.fixed.get(key, DEFAULTS[key]),)
 
 
 @dataclass(frozen=True, slots=True)

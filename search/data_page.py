@@ -157,7 +157,7 @@ def _class_counts(check: DataCheck, order: Sequence[int]) -> go.Figure:
                 x=[check.positives[name][at] for at in order],
                 y=list(range(len(order))),
                 marker_color=COLOURS[name],
-                customdata=[_text(check.classes[at]) for at in order],
+                customdata=[_label(check.classes[at]) for at in order],
                 hovertemplate=f"%{{customdata}}: %{{x}} in {name}<extra></extra>",
             )
             for name in SPLITS
@@ -194,7 +194,7 @@ def _together(check: DataCheck, order: Sequence[int]) -> go.Figure:
     ]
     told = [
         [
-            f"{count} of {own[i]} images with {_text(check.classes[order[i]])}, and {_text(check.classes[order[j]])}"
+            f"{count} of {own[i]} images with {_label(check.classes[order[i]])}, and {_label(check.classes[order[j]])}"
             for j, count in enumerate(row)
         ]
         for i, row in enumerate(counts)
@@ -218,7 +218,7 @@ def _named(check: DataCheck, order: Sequence[int]) -> dict[str, Any]:
     """Name the positions of an axis; plotly would read classes that are called 1 and 2 as numbers."""
     names = [check.classes[at] for at in order]
     short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
-    return {"tickvals": list(range(len(order))), "ticktext": [_text(name) for name in short]}
+    return {"tickvals": list(range(len(order))), "ticktext": [_label(name) for name in short]}
 
 
 def _drawn(name: str, figure: go.Figure, *, height: int) -> str:
@@ -278,3 +278,8 @@ def _samples(check: DataCheck, loaded: Loaded, pictures: _Pictures) -> str:
 def _text(words: str) -> str:
     """Make text of whatever a data set says, wherever in the page it stands."""
     return escape(words, quote=True)
+
+
+def _label(words: str) -> str:
+    """Make text of it in a figure: plotly reads markup in names, and of the quotation marks no other spelling."""
+    return escape(words, quote=False)

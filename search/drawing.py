@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # it reads pictures, which a status does not need
     from mlc_core import DataCheck
 
 LEADERS = 10  # rows of a leaderboard after a run
+PROBLEMS = 10  # of a data set, listed on a terminal
+PAIRS = 3  # of classes that occur together, named on a terminal
 NAMES: Mapping[Objective, str] = {"bce": "validation loss", "macro_f1": "macro F1", "map": "mAP"}
 _COLOURS = {"complete": "green", "pruned": "yellow", "running": "cyan", "waiting": "dim", "failed": "red"}
 
@@ -161,11 +163,14 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
     facts.add_column()
     for heading, text in {
         "images": f"{total}: " + ", ".join(f"{count} {name}" for name, count in found.images.items()),
-        "labels an image": f"{found.mean_labels:.2f} on average, {len(found.unlabelled)} images with none",
+        "labels an image": f"{found.mean_labels:.2f} on average; "
+        + ", ".join(f"{count} with {labels}" for labels, count in enumerate(found.labels_per_image) if count),
+        "together most often": ", ".join(_together(found)) or "-",
         "pixels": f"{width} x {height}, {found.sizes} sizes",
         "the same picture": f"{len(found.alike)} times several files, {len(found.leaks)} of them in several splits",
+        "mean, deviation (RGB)": "; ".join(_levels(levels) for levels in (found.mean, found.std)),
     }.items():
-        facts.add_row(heading, text)
+        facts.add_row(heading, Text(text))  # class names are no markup
     classes = _table("Images of each class")
     classes.add_column("class")
     for name in ("all", *found.images):
@@ -173,9 +178,38 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
     for number, name in sorted(enumerate(found.classes), key=lambda pair: -found.together[pair[0]][pair[0]]):
         counts = (found.together[number][number], *(found.positives[split][number] for split in found.images))
         classes.add_row(Text(name), *(str(count) for count in counts))
+    problems = _table("Rows and files that cannot be used")
+    problems.add_column("where")
+    problems.add_column("why")
+    for problem in found.problems[:PROBLEMS]:
+        problems.add_row(Text(problem.where), Text(problem.reason))
+    if len(found.problems) > PROBLEMS:
+        problems.add_row(f"{len(found.problems) - PROBLEMS} more", "see --json or --html")
     hints = [Text(f"Note: {hint}", style="yellow") for hint in found.hints]
     harms = [Text(f"Harmful: {harm}", style="bold red") for harm in found.harms]
-    return [facts, classes, *hints, *(harms or [Text("Nothing that would harm training was found.", style="green")])]
+    listed = [problems] if found.problems else []
+    return [
+        facts,
+        classes,
+        *listed,
+        *hints,
+        *(harms or [Text("Nothing that would harm training was found.", style="green")]),
+    ]
+
+
+def _together(found: DataCheck) -> list[str]:
+    """Name the pairs of classes that share most images."""
+    pairs = [(row, column) for row in range(len(found.classes)) for column in range(row)]
+    common = sorted(pairs, key=lambda pair: -found.together[pair[0]][pair[1]])[:PAIRS]
+    return [
+        f"{found.classes[column]} and {found.classes[row]} ({found.together[row][column]})"
+        for row, column in common
+        if found.together[row][column]
+    ]
+
+
+def _levels(levels: Sequence[float] | None) -> str:
+    return "-" if levels is None else " ".join(f"{level:.1f}" for level in levels)
 
 
 def counted(counts: Counts) -> str:

@@ -62,7 +62,10 @@ def check(
     if html is not None:
         from search.data_page import write_page
 
-        write_page(html, found, loaded)
+        try:
+            write_page(html, found, loaded)
+        except OSError as error:
+            raise typer.BadParameter(f"--html {html} cannot be written: {error.strerror}.") from None
         talk(f"The page is {html}.")
     if as_json:
         show_json(found.to_table())
@@ -101,8 +104,9 @@ def prepare(
 
 def data_of(study: Study, source: Source | None, root: Path) -> None:
     """Get a study's data ready, so that its workers find them; write down what was skipped."""
-    from search.data import open_data
+    from search.data import check_starts, open_data
 
+    check_starts(study.declaration)
     with decoding() as on_progress:
         _, problems = open_data(study, source, on_progress=on_progress)
     if problems:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mlc_core import Listing, digits
@@ -17,8 +19,13 @@ SIDE = 256  # pixels
 
 def scene(number: int, *, side: int = SIDE) -> Image.Image:
     """A scene enlarged to the size of a photograph; no two numbers show the same."""
-    pixels = np.ascontiguousarray(digits().train.images[number].transpose(1, 2, 0))
+    pixels = np.ascontiguousarray(_scenes()[number].transpose(1, 2, 0))
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@cache
+def _scenes() -> NDArray[np.uint8]:
+    return digits().train.images
 
 
 def scaled(image: Image.Image, factor: float) -> Image.Image:
@@ -38,7 +45,7 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def laid_out(
-    folder: Path, files: dict[str, tuple[bytes, Sequence[str], str]], *, classes: Sequence[str] | None = None
+    folder: Path, files: Mapping[str, tuple[bytes, Sequence[str], str]], *, classes: Sequence[str] | None = None
 ) -> Listing:
     """Write files, each with its labels and split, and list them."""
     folder.mkdir(exist_ok=True)

@@ -141,7 +141,7 @@ def test_large_groups_leave_every_split_near_its_share() -> None:
 
     assert np.abs(np.bincount(splits) / len(splits) - SHARES).max() < 0.005
     shares = positives(labels, splits) / labels.sum(axis=0)
-    assert np.abs(shares - np.array(SHARES)[:, None]).max() < 0.01
+    assert np.abs(shares - np.array(SHARES)[:, None]).max() < 0.02
 
 
 def test_a_missing_test_split_is_carved_out_of_train_and_validation_stays_whole() -> None:

@@ -141,3 +141,47 @@ def test_images_are_kept_as_large_as_any_trial_can_ask_for(
     space: dict[str, object], fixed: dict[str, object], size: int
 ) -> None:
     assert largest_image(from_table({"space": space, "fixed": fixed}, where="x", name="x")) == size
+
+
+def test_weights_that_cannot_be_used_stop_a_run_before_its_first_trial(tmp_path: Path, sqlite_url: str) -> None:
+    study = declare(tmp_path)
+    study.write_text(study.read_text() + 'weights = "nowhere.safetensors"\n')
+    said = call("run", "--trials", 1, "--workers", 1, "--study", study, folder=tmp_path, storage=sqlite_url, code=2)
+    assert "Error: nowhere.safetensors is no file." in said.stderr
+    assert rows(tmp_path, sqlite_url) == []
+
+
+@pytest.mark.parametrize("words", [["--format", "csv"], ["--skip-bad"]])
+def test_how_data_are_read_without_data_is_a_mistake(words: list[str], tmp_path: Path, sqlite_url: str) -> None:
+    said = call("run", *words, folder=tmp_path, storage=sqlite_url, code=2).stderr
+    assert "--format and --skip-bad belong to --data PATH, which is missing." in said
+
+
+def test_data_are_prepared_and_checked_from_the_command_line(tmp_path: Path, sqlite_url: str) -> None:
+    file = labels(tmp_path)
+    said = call("data", "prepare", file, "--image-size", 16, folder=tmp_path, storage=sqlite_url).stderr
+    assert "60 images of 16 x 16 pixels are ready." in said
+    page = tmp_path / "check.html"
+    done = call(
+        "data", "check", file, "--image-size", 16, "--html", page, "--json", folder=tmp_path, storage=sqlite_url
+    )
+    found = json.loads(done.stdout)
+    assert (found["classes"], found["harms"]) == (list(CLASSES), [])
+    assert sum(found["images"].values()) == 60
+    assert "<h2>Findings</h2>" in page.read_text(encoding="utf-8")
+    shutil.copy(file.parent / "pictures/000.png", file.parent / "pictures/999.png")
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write("pictures/999.png,1,1,1\n")
+    done = call("data", "check", file, "--image-size", 16, folder=tmp_path, storage=sqlite_url, code=1)
+    assert "Harmful: 1 file occurs several times with different labels" in done.stdout
+    nowhere = ("--html", tmp_path / "none" / "x.html")
+    said = call("data", "check", file, "--image-size", 16, *nowhere, folder=tmp_path, storage=sqlite_url, code=2).stderr
+    assert "cannot be written: No such file or directory." in said
+
+
+def test_one_configuration_is_trained_on_ones_own_images(tmp_path: Path, sqlite_url: str) -> None:
+    file = labels(tmp_path)
+    words = ("image_size=16", "batch_size=16", "--epochs", 1, "--data", file, "--json")
+    done = json.loads(call("fit", *words, folder=tmp_path, storage=sqlite_url).stdout)
+    assert 0 < done["val_loss"] < 2
+    assert done["params"]["image_size"] == 16
