@@ -32,7 +32,7 @@ _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1100px; margin: 0 auto;
   padding: 0 24px 64px; overflow-wrap: anywhere; }
 h1 { margin-bottom: 0; } h2 { margin-top: 40px; } h3 { margin: 20px 0 4px; font-size: 16px; }
-.quiet { color: #555; } .quiet b { color: #1a1a1a; }
+.quiet { color: #555; font-weight: normal; } .quiet b { color: #1a1a1a; }
 .facts { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
 .facts div { border: 1px solid #ccc; border-radius: 6px; padding: 8px 14px; }
 .facts b { display: block; font-size: 20px; }
@@ -134,6 +134,7 @@ def _findings(check: DataCheck) -> str:
 def _figures(check: DataCheck) -> str:
     order = sorted(range(len(check.classes)), key=lambda at: -check.together[at][at])  # the common ones first
     shown = order[:SHOWN]
+    longest = min(LETTERS, max(len(check.classes[at]) for at in shown))
     more = f", the {SHOWN} most common of {len(order)} classes" if len(order) > SHOWN else ""
     return "".join(
         [
@@ -143,7 +144,7 @@ def _figures(check: DataCheck) -> str:
             _drawn("labels", _label_counts(check), height=300),
             f"<h2>Classes together</h2><p class=quiet>Of the images with the class of a row, how many also carry that "
             f"of a column{more}.</p>",
-            _drawn("together", _together(check, shown), height=max(360, 220 + 20 * len(shown))),
+            _drawn("together", _together(check, shown), height=140 + 22 * len(shown) + 7 * longest),
         ]
     )
 
@@ -209,7 +210,7 @@ def _together(check: DataCheck, order: Sequence[int]) -> go.Figure:
             colorbar={"tickformat": ".0%", "title": "share"},
         )
     )
-    figure.update_xaxes(**_named(check, order), tickangle=-60)
+    figure.update_xaxes(**_named(check, order), tickangle=-60 if len(order) <= 40 else -90)
     figure.update_yaxes(**_named(check, order), autorange="reversed")
     return figure
 

@@ -1,6 +1,6 @@
-"""Which images are the same picture: to the byte, or to the eye; and which of those lie in different splits.
+"""Which images are the same picture: to the byte, or to the eye.
 
-Not here: the digests and hashes themselves (images.py).
+Not here: the digests and hashes themselves (images.py); which of them lie in different splits (check.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from mlc_core.data.dataset import Uint8
 
 # Found by experiment: 24 photographs and their 696 crops, 6,000 digit scenes and the 1,797 digits they are made of,
-# against themselves re-encoded (JPEG 30 and 60) and scaled (0.5 to 2).
+# against themselves re-encoded (JPEG 30 and 60) and scaled (0.5 to 2). Scaled by 0.7 and saved as JPEG 60, 96 of 100
+# photographs are found again, 87 to 95 of 100 scenes of 128 to 384 pixels. No two different photographs, crops or
+# scenes are taken for one, of the plain digits 3 pairs; by hashes alone it would be thousands of pairs of these.
 BITS: Final = 36  # of 256 in which two hashes of one picture may differ
 PART: Final = 0.28  # and of the bits set in either: a small thing on a white ground sets few, and little tells it apart
 DIFFERENCE: Final = 0.07  # mean difference of two thumbnails of one picture, in standard deviations of its levels
@@ -114,19 +116,6 @@ def groups(pairs: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
     for name, number in zip(names.tolist(), component.tolist(), strict=True):
         found.setdefault(number, []).append(name)
     return [tuple(group) for group in found.values()]
-
-
-def leaks(alike: Iterable[tuple[int, ...]], splits: NDArray[np.int8]) -> list[tuple[int, ...]]:
-    """Return the groups whose members lie in more than one split.
-
-    Parameters
-    ----------
-    alike : iterable of tuple of int
-        As `exact` and `groups` return them.
-    splits : (n,), int8
-        An index into SPLITS for each position, -1 for one that is in none.
-    """
-    return [group for group in alike if len({split for split in splits[list(group)].tolist() if split >= 0}) > 1]
 
 
 def _candidates(hashes: NDArray[np.uint64]) -> tuple[Ints, Ints]:

@@ -135,6 +135,14 @@ def test_a_worse_copy_in_another_split_leaks_and_one_in_the_same_is_worth_a_hint
     )
 
 
+def test_a_copy_that_is_in_no_split_does_not_leak(tmp_path: Path) -> None:
+    files = plenty()
+    files["copy.png"] = (files["train0.png"][0], ["cat"], "")
+    found = checked(tmp_path, files)
+    assert [group.splits for group in found.alike] == [(None, "train")]
+    assert (found.leaks, found.harms) == ((), ())
+
+
 def test_files_that_cannot_be_used_harm_and_count_nowhere(tmp_path: Path) -> None:
     files = plenty()
     files["cut.png"] = (files["train0.png"][0][:500], ["cat"], "train")

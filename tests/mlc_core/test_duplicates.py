@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlc_core import digits
 from mlc_core.data import duplicates
-from mlc_core.data.duplicates import BITS, CROWD, FEW, PART, PLAIN, exact, groups, leaks, near
+from mlc_core.data.duplicates import BITS, CROWD, FEW, PART, PLAIN, exact, groups, near
 from mlc_core.data.images import decode
 from tests.mlc_core.pictures import jpeg, png, scaled, scene
 
@@ -159,11 +159,6 @@ def test_groups_are_what_repeated_merging_gives(sets: list[tuple[int, ...]]) -> 
         touching = [group for group in merged if group & set(own)]
         merged = [group for group in merged if group not in touching] + [set(own).union(*touching)]
     assert groups(sets) == sorted(tuple(sorted(group)) for group in merged)
-
-
-def test_a_leak_is_a_group_in_two_splits_and_what_is_in_none_does_not_count() -> None:
-    splits = np.array([0, 0, 1, 2, -1], np.int8)
-    assert leaks([(0, 1), (1, 2), (0, 4), (2, 3, 4)], splits) == [(1, 2), (2, 3, 4)]
 
 
 def test_thumbnails_are_the_means_of_their_cells() -> None:

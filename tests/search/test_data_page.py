@@ -109,6 +109,25 @@ def test_classes_called_by_numbers_or_by_markup_are_written_as_they_are_called(s
     assert shown.page.locator("b", has_text="bold").count() == 0
 
 
+def test_a_pointer_on_a_bar_or_a_cell_tells_what_it_counts(shown: Shown) -> None:
+    order = sorted(range(8), key=lambda at: -shown.check.together[at][at])
+    common, next_to_it = (shown.check.classes[at] for at in order[:2])
+
+    shown.page.locator("#classes .bars .point path").nth(1).hover(force=True)
+    train = shown.check.positives["train"][order[1]]
+    shown.page.wait_for_selector("#classes .hovertext")
+    assert shown.page.locator("#classes .hovertext").all_text_contents() == [f"{next_to_it}: {train} in train"]
+
+    row = shown.check.together[order[0]]
+    box = shown.page.locator("#together .hm image").bounding_box()
+    assert box is not None
+    at = {"x": box["width"] * 1.5 / 8, "y": box["height"] * 0.5 / 8}
+    shown.page.locator("#together .hm image").hover(position=at, force=True)  # type: ignore[arg-type]
+    shown.page.wait_for_selector("#together .hovertext")
+    told = f"{row[order[1]]} of {row[order[0]]} images with {common}, and {next_to_it}"
+    assert shown.page.locator("#together .hovertext").all_text_contents() == [told]
+
+
 def test_every_class_has_its_samples_and_a_pointer_tells_the_file(shown: Shown) -> None:
     images = shown.page.locator("img")
     widths = images.evaluate_all("all => all.map(image => image.naturalWidth)")
