@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.data.listing import SPLITS as SPLITS
     from mlc_core.data.listing import Listing as Listing
     from mlc_core.data.listing import Problem as Problem
+    from mlc_core.data.listing import first_of as first_of
     from mlc_core.data.load import Loaded as Loaded
     from mlc_core.data.load import load_dataset as load_dataset
     from mlc_core.data.load import read_data as read_data
@@ -98,6 +99,7 @@ __all__ = [
     "choose",
     "did_you_mean",
     "digits",
+    "first_of",
     "fit",
     "from_torch",
     "load_dataset",
@@ -121,12 +123,17 @@ _ON_FIRST_USE: Final = {
     "check_weights": "mlc_core.pretrained",
     "choose": "mlc_core.device",
     "digits": "mlc_core.data.digits",
+    "first_of": "mlc_core.data.listing",
     "fit": "mlc_core.training",
     "from_torch": "mlc_core.data.from_torch",
     "load_dataset": "mlc_core.data.load",
     "read_data": "mlc_core.data.load",
     "write_atomically": "mlc_core.cache",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> object:

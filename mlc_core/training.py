@@ -22,7 +22,7 @@ from mlc_core.data.dataset import Dataset, Split
 from mlc_core.data.digits import digits
 from mlc_core.data.sampling import Sampling
 from mlc_core.device import Compute, autocast, choose, computing
-from mlc_core.errors import Diverged
+from mlc_core.errors import BadData, Diverged
 from mlc_core.loss import Loss, bce, training_loss
 from mlc_core.metrics import macro_f1, mean_average_precision
 from mlc_core.model import Classifier, build
@@ -48,7 +48,7 @@ def fit(
     precision: str = "auto",
     threads: int | None = None,
     on_epoch: OnEpoch | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
 ) -> float:
     """Train one multi-label ResNet and return how good its best epoch was.
 
@@ -71,7 +71,7 @@ def fit(
     on_epoch : OnEpoch, optional
         Called after each epoch, once its checkpoint is on disk; returning False ends the fit. A fit that goes
         on from a checkpoint calls it first for the epochs already done, so that no report can be lost.
-    checkpoint : Path, optional
+    checkpoint : Path or str, optional
         A folder for the state of the last epoch and the weights of the best one. If it holds a state of this
         very fit, training goes on from there, to the same bits as without the interruption.
 
@@ -92,12 +92,20 @@ def fit(
     whole("seed", seed, "a whole number from 0 to 2**63 - 1", low=0, high=2**63 - 1)
     one_of("objective", objective, tuple(OBJECTIVES))
     dataset = digits() if data is None else data
+    if not isinstance(dataset, Dataset):
+        raise BadData(f"data: {dataset!r} is not a Dataset. Make one with load_dataset(path) or from_torch(...).")
     compute = choose(device=device, precision=precision, threads=threads)
     cuda = [torch.device(compute.device)] if compute.device.startswith("cuda") else []
     reports: list[EpochReport] = []
     with computing(compute), torch.random.fork_rng(devices=cuda):
         for report in _epochs(
-            chosen, dataset, compute, seed=seed, epochs=epochs, objective=objective, checkpoint=checkpoint
+            chosen,
+            dataset,
+            compute,
+            seed=seed,
+            epochs=epochs,
+            objective=objective,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
         ):
             reports.append(report)
             if on_epoch is not None and not on_epoch(report):

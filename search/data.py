@@ -56,7 +56,7 @@ def open_data(
     known = _remembered(study)
     source = asked or (known.source if known else None)
     if asked is None and source is not None and not source.path.exists():
-        problem = f"they lay in {source.path}, which is not there. Say where they are now: --data PATH"
+        problem = f"they lay in {source.path}, which is not there. Say each time where they are now: --data PATH"
         raise DataChanged(study.name, problem)
     problems: tuple[Problem, ...] = ()
     if source is None:
@@ -80,6 +80,14 @@ def open_data(
         hint = 'Name the data it was started with, or give the search a study of its own: name = "..." in its file'
         raise DataChanged(study.name, f"{problem}. {hint}")
     return data, problems
+
+
+def described(study: Study) -> str:
+    """Name the study's data, for people; empty until a run has decided."""
+    known = _remembered(study)
+    if known is None:
+        return ""
+    return str(known.source.path) if known.source else "the embedded digit scenes"
 
 
 def largest_image(declaration: Declaration) -> int:
@@ -129,7 +137,7 @@ def _remembered(study: Study) -> _Known | None:
 
 
 def _remember(study: Study, known: _Known) -> _Known:
-    source = known.source and asdict(known.source) | {"path": str(known.source.path.absolute())}
+    source = known.source and asdict(known.source) | {"path": str(known.source.path.resolve())}
     table = {"source": source, "fingerprint": known.fingerprint, "splits": known.splits}
     return _read(study.ledger.remember(DATA, json.dumps(table)))
 

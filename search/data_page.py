@@ -82,6 +82,7 @@ def write_page(path: Path, check: DataCheck, loaded: Loaded) -> None:
     )
     # A file name need not be UTF-8.
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
+    path.chmod(0o644)  # a temporary file's mode lets nobody else read it
 
 
 class _Pictures:

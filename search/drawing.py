@@ -163,11 +163,12 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
     facts.add_column()
     for heading, text in {
         "images": f"{total}: " + ", ".join(f"{count} {name}" for name, count in found.images.items()),
+        "splits": "the data's own" if not found.made else f"{found.made} images were put into theirs by us",
         "labels an image": f"{found.mean_labels:.2f} on average; "
         + ", ".join(f"{count} with {labels}" for labels, count in enumerate(found.labels_per_image) if count),
         "together most often": ", ".join(_together(found)) or "-",
-        "pixels": f"{width} x {height}, {found.sizes} sizes",
-        "the same picture": f"{len(found.alike)} times several files, {len(found.leaks)} of them in several splits",
+        "pixels": f"{width} x {height}" + (f", {found.sizes} sizes" if found.sizes > 1 else ""),
+        "files of one picture": f"{len(found.alike)} groups, {len(found.leaks)} of them in several splits",
         "mean, deviation (RGB)": "; ".join(_levels(levels) for levels in (found.mean, found.std)),
     }.items():
         facts.add_row(heading, Text(text))  # class names are no markup

@@ -20,7 +20,7 @@ from optuna.study._frozen import FrozenStudy
 from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Params, Value
 from search import declaration as declarations
 from search.declaration import BUILT_IN, Declaration
-from search.errors import BadDeclaration, StudyChanged, StudyNotFound
+from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFound
 from search.ledger import Ledger
 from search.paper import PaperTrial
 from search.space import outside
@@ -86,18 +86,22 @@ def open_study(
         close(storage)
 
 
-def declared(reference: str) -> Declaration:
-    """Read a declaration without its study: a file's, or one that travels with the package.
+def declared(reference: str, storage_url: str | None) -> Declaration:
+    """Read a declaration: a file's, a study's, or one that travels with the package and has no study yet.
 
     Raises
     ------
-    StudyNotFound, BadDeclaration
+    StudyNotFound, BadDeclaration, BadStorage, StorageDown
     """
     if _is_file(reference):
         return declarations.read(Path(reference))
-    if reference not in BUILT_IN:
-        raise StudyNotFound(reference, BUILT_IN)
-    return declarations.built_in(reference)
+    try:
+        with open_study(reference, storage_url) as study:
+            return study.declaration
+    except (StudyNotFound, StorageDown):
+        if reference not in BUILT_IN:
+            raise
+        return declarations.built_in(reference)
 
 
 def study_names(storage: RDBStorage) -> list[str]:

@@ -102,9 +102,9 @@ def work(
     DataChanged, BadData
         The data are not the study's.
     """
-    (data, _), precision = open_data(study, source), study_precision(study)
+    data, precision = _data(study, source, stop), study_precision(study)
     finished = failures = 0
-    while not stop.asked:
+    while data is not None and not stop.asked:
         answer = study.ledger.claim(name, budget_id=budget_id, grace=GRACE_SECONDS)
         match answer:
             case Done() if not forever:
@@ -155,6 +155,14 @@ def join(reference: str, storage_url: str, *, root: Path, stop: Stop, wait: bool
         if stop.asked:
             return 0
         stop.wait(POLL_SECONDS)
+
+
+def _data(study: Study, source: Source | None, stop: Stop) -> Dataset | None:
+    """Read the study's data; None if the stop was asked meanwhile, and what is decoded stays."""
+    try:
+        return open_data(study, source, on_progress=lambda _done, _total: stop.check())[0]
+    except Interrupted:
+        return None
 
 
 def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, name: str, root: Path, stop: Stop) -> int:

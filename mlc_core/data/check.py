@@ -52,6 +52,7 @@ class DataCheck:
     format: str
     classes: tuple[str, ...]
     images: Mapping[SplitName, int]  # usable ones
+    made: int  # usable images that the data set did not put where they are
     positives: Mapping[SplitName, tuple[int, ...]]  # images of each class
     together: tuple[tuple[int, ...], ...]  # (classes, classes): images that carry both; the diagonal: that carry one
     labels_per_image: tuple[int, ...]  # how many images carry 0, 1, 2, ... labels
@@ -87,6 +88,7 @@ class DataCheck:
             "format": self.format,
             "classes": list(self.classes),
             "images": dict(self.images),
+            "made": self.made,
             "positives": {split: list(counts) for split, counts in self.positives.items()},
             "together": [list(row) for row in self.together],
             "labels_per_image": list(self.labels_per_image),
@@ -140,6 +142,7 @@ def check(listing: Listing, store: Store, splits: NDArray[np.int8]) -> DataCheck
         "format": listing.format,
         "classes": listing.classes,
         "images": MappingProxyType({name: len(own) for name, own in rows.items()}),
+        "made": sum(listing.entries[row].split != SPLITS[splits[row]] for row in good),
         "positives": MappingProxyType({name: _ints(labels[own].sum(axis=0, dtype=int)) for name, own in rows.items()}),
         "together": tuple(_ints(row) for row in counts.T @ counts),
         "labels_per_image": _ints(np.bincount(carried, minlength=1)),

@@ -18,6 +18,7 @@ from mlc_core.data.dataset import Dataset, Split, Uint8
 from mlc_core.data.listing import SPLITS
 from mlc_core.data.split import assign
 from mlc_core.errors import BadData
+from mlc_core.params import whole
 
 
 class Items(Protocol):
@@ -53,9 +54,10 @@ def from_torch(
 
     Raises
     ------
-    BadData
-        Naming the item that cannot be used.
+    BadData, BadParams
+        Naming the item that cannot be used, or the image size.
     """
+    whole("image_size", image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
     parts = list(items) if isinstance(items, list | tuple) else [items]
     if len(parts) not in (1, 3):
         raise BadData(f"{len(parts)} datasets: give one, or three: training, validation and test.")
@@ -115,11 +117,15 @@ def _labels(own: Any, number: int, classes: int) -> Uint8:  # noqa: ANN401 - wha
     if values.shape == (classes,) and np.isin(values, (0, 1)).all():
         return values.astype(np.uint8)
     if values.ndim > 1 or (values.size and not (values.dtype.kind in "buif" and _indices(values.ravel(), classes))):
-        raise BadData(f"Item {number}: labels are {classes} values of 0 and 1, or indices from 0 to {classes - 1}.")
+        raise BadData(
+            f"Item {number}: labels are {classes} values of 0 and 1, or different indices from 0 to {classes - 1}."
+        )
     hot = np.zeros(classes, np.uint8)
     hot[values.ravel().astype(np.int64)] = 1
     return hot
 
 
 def _indices(values: Iterable[Any], classes: int) -> bool:
-    return all(float(value).is_integer() and 0 <= value < classes for value in values)
+    """Whether these are distinct classes; a vector of 0 and 1 of another length is not."""
+    numbers = [float(value) for value in values]
+    return len(set(numbers)) == len(numbers) and all(n.is_integer() and 0 <= n < classes for n in numbers)

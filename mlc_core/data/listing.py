@@ -154,7 +154,7 @@ def listing(
 def first_of(problems: Sequence[Problem]) -> str:
     """Spell the first problem, how many more there are, and how to see or skip them."""
     more = f" {len(problems) - 1} more like it: mlc-search data check lists them." if len(problems) > 1 else ""
-    return f"{problems[0]}{more} --skip-bad goes on without such images."
+    return f"{problems[0]}{more} --skip-bad (skip_bad=True) goes on without such images."
 
 
 def quoted(text: object) -> str:

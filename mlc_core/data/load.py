@@ -23,6 +23,7 @@ from mlc_core.data.readers import read_listing
 from mlc_core.data.split import assign
 from mlc_core.data.store import OnProgress, Store, prepare
 from mlc_core.errors import BadData
+from mlc_core.params import whole
 
 IMAGE_SIZE: Final = 128  # pixels, both sides, of what nobody gave a size
 _UNUSABLE: Final = -1  # in place of a split
@@ -137,9 +138,10 @@ def read_data(
 
     Raises
     ------
-    BadData
+    BadData, BadParams
         As `load_dataset`, or where the splits are of another data set.
     """
+    whole("image_size", image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
     listing = read_listing(path, format=format, skip_bad=skip_bad)
     store = prepare(listing, image_size, on_progress=on_progress)
     if store.problems and not skip_bad:
@@ -169,13 +171,22 @@ def _read(splits: str, listing: Listing) -> NDArray[np.int8]:
 def _make(listing: Listing, store: Store, *, seed: int) -> NDArray[np.int8]:
     good = np.array([row for row in range(len(listing.entries)) if row not in store.problems], np.int64)
     if not len(good):
-        raise BadData(f"{listing.root}: no image of it can be used. {next(iter(store.problems.values()))}")
+        raise BadData(f"{listing.root}: no image of it can be used.{_left_out(listing, store)}")
     entries = [listing.entries[row] for row in good]
     given = np.array([-1 if entry.split is None else SPLITS.index(entry.split) for entry in entries], np.int8)
     labels = multi_hot([entry.labels for entry in entries], len(listing.classes))
     splits = np.full(len(listing.entries), _UNUSABLE, np.int8)
-    splits[good] = assign(labels, given=given, groups=_groups(listing, store, good, given), seed=seed)
+    try:
+        splits[good] = assign(labels, given=given, groups=_groups(listing, store, good, given), seed=seed)
+    except BadData as error:
+        raise BadData(f"{error}{_left_out(listing, store)}") from None
     return splits
+
+
+def _left_out(listing: Listing, store: Store) -> str:
+    """Say what was left out, where that may be why too little is there."""
+    problems = [*listing.problems, *store.problems.values()]
+    return f" Left out were {len(problems)} rows or images, the first: {problems[0]}" if problems else ""
 
 
 def _groups(listing: Listing, store: Store, good: NDArray[np.int64], given: NDArray[np.int8]) -> NDArray[np.int64]:

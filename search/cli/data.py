@@ -15,6 +15,7 @@ from search.cli.printing import error_console, show, show_json, talk
 if TYPE_CHECKING:  # these cost --help a second
     from mlc_core import OnProgress, Problem
     from search.data import Source
+    from search.signals import Stop
     from search.study import Study
 
 Place = Annotated[Path, typer.Argument(metavar="PATH", help="A manifest, an annotation file or a folder.")]
@@ -54,6 +55,8 @@ def check(
     from mlc_core import check as checked
     from mlc_core import read_data
 
+    if html is not None and not html.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--html {html}: there is no folder {html.absolute().parent}.")
     with decoding() as on_progress:
         loaded = read_data(
             path, format=format, image_size=image_size, seed=seed, skip_bad=True, on_progress=on_progress
@@ -82,6 +85,7 @@ def prepare(
     *,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     study: options.Study = "default",
+    storage: options.Storage = None,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", min=8, max=2048, help="By default what the study needs.", show_default=False),
@@ -91,43 +95,62 @@ def prepare(
 
     Example: mlc-search data prepare photos/labels.csv
     """
-    from mlc_core import read_data
+    from mlc_core import first_of, read_data
     from search.data import largest_image
     from search.study import declared
 
-    size = image_size or largest_image(declared(study))
+    size = image_size or largest_image(declared(study, storage))
     with decoding() as on_progress:
         loaded = read_data(path, format=format, image_size=size, skip_bad=True, on_progress=on_progress)
-    bad = f", {len(loaded.problems)} cannot be used: see mlc-search data check" if loaded.problems else ""
-    talk(f"{len(loaded.listing.entries)} images of {size} x {size} pixels are ready{bad}.")
+    talk(f"{int((loaded.splits >= 0).sum())} images of {size} x {size} pixels are ready.")
+    if loaded.problems:
+        talk(f"A run refuses these data without --skip-bad: {first_of(loaded.problems)}")
 
 
-def data_of(study: Study, source: Source | None, root: Path) -> None:
-    """Get a study's data ready, so that its workers find them; write down what was skipped."""
+def data_of(study: Study, source: Source | None, root: Path, stop: Stop) -> None:
+    """Get a study's data ready, so that its workers find them; write down what was skipped.
+
+    Raises
+    ------
+    Interrupted
+        The stop was asked.
+    """
     from search.data import check_starts, open_data
 
     check_starts(study.declaration)
-    with decoding() as on_progress:
+    with decoding(stop) as on_progress:
         _, problems = open_data(study, source, on_progress=on_progress)
     if problems:
         file = root / f"skipped-{study.identity}.csv"
         _write_skipped(file, problems)
-        talk(f"{len(problems)} rows or images were skipped; {file} lists them.")
+        talk(f"Skipped, and listed in {file}: {problems[0]}")
+        if len(problems) > 1:
+            talk(f"Skipped besides: {len(problems) - 1} more.")
 
 
 @contextmanager
-def decoding() -> Iterator[OnProgress | None]:
-    """Draw a bar on a terminal while images are decoded; elsewhere nothing moves."""
+def decoding(stop: Stop | None = None) -> Iterator[OnProgress]:
+    """Draw a bar on a terminal while images are decoded; elsewhere nothing moves. A stop ends it after a chunk."""
+
+    def check() -> None:
+        if stop is not None:
+            stop.check()
+
     console = error_console()
     if not console.is_terminal:
-        yield None
+        yield lambda _done, _total: check()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("Decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)  # nothing is drawn where all is decoded already
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+        def draw(done: int, total: int) -> None:
+            check()
+            bar.update(task, completed=done, total=total, visible=done < total)
+
+        yield draw
 
 
 def _write_skipped(file: Path, problems: tuple[Problem, ...]) -> None:

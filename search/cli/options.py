@@ -50,8 +50,8 @@ Data = Annotated[
         "--data",
         metavar="PATH",
         envvar="MLC_DATA",
-        help="Images with their labels: a manifest, an annotation file or a folder; by default those that the study "
-        "was started with, else the embedded digit scenes.",
+        help="Images with their labels: a manifest, an annotation file or a folder; without it the study's own, else "
+        "the embedded digit scenes.",
         show_default=False,
         show_envvar=True,
     ),

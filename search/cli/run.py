@@ -69,7 +69,7 @@ def run(
     """
     seconds = options.seconds(timeout)
     from search.artifacts import artifacts_folder, sweep
-    from search.signals import Stop
+    from search.signals import Interrupted, Stop
     from search.storage import resolve_url
     from search.study import open_study
 
@@ -82,7 +82,11 @@ def run(
         sweep(root, opened)
         count = _default_workers(opened.declaration.threads) if workers is None else workers
         if count or source:  # else only workers elsewhere need the data
-            data_of(opened, source, root)
+            try:
+                data_of(opened, source, root, stop)
+            except Interrupted:
+                talk("Stopped while images were decoded. The same command goes on where it was.")
+                raise typer.Exit(INTERRUPTED) from None
         progress, timed_out = _search(
             opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source
         )

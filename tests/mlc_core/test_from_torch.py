@@ -42,14 +42,14 @@ def _alone(items: list[tuple[np.ndarray, list[int]]]) -> list[list[tuple[np.ndar
 
 
 def test_pil_images_arrays_and_floats_give_the_same_pixels() -> None:
-    square = PIXELS[:, :, :, :6]
+    square = np.repeat(PIXELS[:, :, :4, :4], 2, axis=2).repeat(2, axis=3)
     kinds = [
         [(Image.fromarray(pixels.transpose(1, 2, 0)), hot) for pixels, hot in zip(square, HOT, strict=True)],
         [(pixels, hot) for pixels, hot in zip(square, HOT, strict=True)],
         [(torch.from_numpy(pixels).to(torch.float32) / 255, hot) for pixels, hot in zip(square, HOT, strict=True)],
     ]
     for items in kinds:
-        assert np.array_equal(in_order(from_torch([items], CLASSES, image_size=6))[0], square)
+        assert np.array_equal(in_order(from_torch([items], CLASSES, image_size=8))[0], square)
 
 
 def test_three_datasets_are_the_three_splits() -> None:
@@ -71,9 +71,10 @@ def test_three_datasets_are_the_three_splits() -> None:
             (PIXELS[0].astype(np.float32), HOT[0]),
             "Item 3: floats of an image lie in [0, 1]; leave the normalization to the fit.",
         ),
-        ((PIXELS[0], [3]), "Item 3: labels are 3 values of 0 and 1, or indices from 0 to 2."),
-        ((PIXELS[0], ["a"]), "Item 3: labels are 3 values of 0 and 1, or indices from 0 to 2."),
-        ((PIXELS[0], [[0], [1, 2]]), "Item 3: labels are 3 values of 0 and 1, or indices from 0 to 2."),
+        ((PIXELS[0], [3]), "Item 3: labels are 3 values of 0 and 1, or different indices from 0 to 2."),
+        ((PIXELS[0], ["a"]), "Item 3: labels are 3 values of 0 and 1, or different indices from 0 to 2."),
+        ((PIXELS[0], [[0], [1, 2]]), "Item 3: labels are 3 values of 0 and 1, or different indices from 0 to 2."),
+        ((PIXELS[0], [0, 0, 0, 1]), "Item 3: labels are 3 values of 0 and 1, or different indices from 0 to 2."),
         (7, "Item 3 is not a pair of an image and its labels."),
     ],
 )

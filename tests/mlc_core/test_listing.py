@@ -101,7 +101,7 @@ def test_a_row_that_cannot_be_used_is_named_and_can_be_skipped(root: Path, bad: 
     with pytest.raises(BadData) as caught:
         listing(root, [GOOD, bad], format="csv")
 
-    assert str(caught.value) == f"{sentence} --skip-bad goes on without such images."
+    assert str(caught.value) == f"{sentence} --skip-bad (skip_bad=True) goes on without such images."
     skipped = listing(root, [GOOD, bad], format="csv", skip_bad=True)
     assert [str(problem) for problem in skipped.problems] == [sentence]
     assert [entry.path for entry in skipped.entries] == ["sub/b b.jpg"]
@@ -160,7 +160,7 @@ def test_the_first_problem_is_spelled_and_the_others_are_counted() -> None:
 
     assert first_of(problems) == (
         "x.csv, row 3: it is wrong. 2 more like it: mlc-search data check lists them. "
-        "--skip-bad goes on without such images."
+        "--skip-bad (skip_bad=True) goes on without such images."
     )
 
 

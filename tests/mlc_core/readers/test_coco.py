@@ -91,7 +91,7 @@ def test_an_image_that_lies_in_two_folders_is_not_guessed(root: Path) -> None:
 
     assert str(caught.value) == (
         "instances_train2017.json, image 1: '1.jpg' may be 'train2017/1.jpg' or 'val2017/1.jpg'. Write the whole "
-        "path. --skip-bad goes on without such images."
+        "path. --skip-bad (skip_bad=True) goes on without such images."
     )
 
 

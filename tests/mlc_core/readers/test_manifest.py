@@ -190,20 +190,22 @@ HEAD = "path,cat,dog\n"
         (
             HEAD + "a.jpg,1,2\n",
             "labels.csv, row 2: column 'dog' holds '2', which is not 0 or 1. Mend it, take the column out, or write "
-            "names into one column labels. --skip-bad goes on without such images.",
+            "names into one column labels. --skip-bad (skip_bad=True) goes on without such images.",
         ),
         (
             HEAD + "a.jpg,1,0\n\na.jpg,1\n",
-            "labels.csv, row 4: it has 2 cells, the header 3. Mend the row. --skip-bad goes on without such images.",
+            "labels.csv, row 4: it has 2 cells, the header 3. Mend the row. "
+            "--skip-bad (skip_bad=True) goes on without such images.",
         ),
         (
             HEAD + "a.jpg,1,0\nb.jpg,0,1\n",
-            "labels.csv, row 3: 'b.jpg' is not there. Fix the path. --skip-bad goes on without such images.",
+            "labels.csv, row 3: 'b.jpg' is not there. Fix the path. "
+            "--skip-bad (skip_bad=True) goes on without such images.",
         ),
         (
             HEAD + "a.jpg,1,0\na.jpg,0,1\n",
             "labels.csv, row 3: 'a.jpg' was listed before (labels.csv, row 2) with labels ['cat'], now ['dog']. Keep "
-            "one of the rows. --skip-bad goes on without such images.",
+            "one of the rows. --skip-bad (skip_bad=True) goes on without such images.",
         ),
         (
             HEAD + '"a.jpg,1,0\n',
@@ -285,7 +287,9 @@ def test_a_line_of_json_that_cannot_be_used_is_named(root: Path, line: str, sent
     with pytest.raises(BadData) as caught:
         read_listing(root)
 
-    assert str(caught.value) == f"labels.jsonl, row 2: {sentence} --skip-bad goes on without such images."
+    assert (
+        str(caught.value) == f"labels.jsonl, row 2: {sentence} --skip-bad (skip_bad=True) goes on without such images."
+    )
     skipped = read_listing(root, skip_bad=True)
     assert [str(problem) for problem in skipped.problems] == [f"labels.jsonl, row 2: {sentence}"]
     assert labels(skipped) == {"a.jpg": {"cat", "dog"}}

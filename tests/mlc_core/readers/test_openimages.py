@@ -74,7 +74,7 @@ def test_a_statement_that_cannot_be_used_is_named(root: Path, row: str, reason: 
     with pytest.raises(BadData) as caught:
         read_listing(root)
 
-    assert str(caught.value) == f"{file.name}, row 6: {reason} --skip-bad goes on without such images."
+    assert str(caught.value) == f"{file.name}, row 6: {reason} --skip-bad (skip_bad=True) goes on without such images."
 
 
 def test_a_label_without_description_and_an_image_that_is_not_there_can_be_skipped(root: Path) -> None:

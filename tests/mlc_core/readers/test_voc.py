@@ -110,7 +110,7 @@ def test_an_annotation_that_cannot_be_used_is_named_and_can_be_skipped(root: Pat
         read_listing(root, format="voc")
 
     sentence = f"Annotations/000003.xml: {reason}"
-    assert str(caught.value) == f"{sentence} --skip-bad goes on without such images."
+    assert str(caught.value) == f"{sentence} --skip-bad (skip_bad=True) goes on without such images."
     skipped = read_listing(root, format="voc", skip_bad=True)
     assert [str(problem) for problem in skipped.problems] == [sentence]
     assert [entry.path[-5] for entry in skipped.entries] == ["1", "2", "4"]
@@ -126,7 +126,7 @@ def test_a_latin_1_declaration_does_not_change_what_is_read(root: Path) -> None:
         read_listing(root)
     assert str(caught.value) == (
         "Annotations/000003.xml, row 2: byte 0xf6 is not UTF-8. Save the file as UTF-8. "
-        "--skip-bad goes on without such images."
+        "--skip-bad (skip_bad=True) goes on without such images."
     )
 
 
