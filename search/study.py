@@ -162,12 +162,12 @@ def _is_file(reference: str) -> bool:
 def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str, int], *, create: bool) -> Study:
     name = wanted if isinstance(wanted, str) else wanted.name
     there = {study.study_name: study for study in storage.get_all_studies()}
-    fresh = declarations.built_in(name, overrides=overrides) if wanted in BUILT_IN else wanted
+    fresh = declarations.built_in(name) if wanted in BUILT_IN else wanted
     cached = get_storage(storage)
     if name not in there or _is_bare(storage, there[name], fresh):
         if isinstance(fresh, str) or not create:
             raise StudyNotFound(name, study_names(storage))
-        wanted = fresh
+        wanted = declarations.built_in(name, overrides=overrides) if wanted in BUILT_IN else fresh
         direction = OBJECTIVES[fresh.objective]
         optuna.create_study(storage=cached, study_name=name, direction=direction, load_if_exists=True)
     elif DECLARATION not in storage.get_study_user_attrs(there[name]._study_id):  # read anew: it may just have come
