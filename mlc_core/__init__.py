@@ -28,7 +28,7 @@ from mlc_core.params import (
     Step,
     Value,
 )
-from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch
+from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch, cost
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.data.store import OnProgress as OnProgress
     from mlc_core.device import Compute as Compute
     from mlc_core.device import choose as choose
+    from mlc_core.machine import processors as processors
     from mlc_core.pretrained import check_weights as check_weights
     from mlc_core.training import fit as fit
 
@@ -97,12 +98,14 @@ __all__ = [
     "check",
     "check_weights",
     "choose",
+    "cost",
     "did_you_mean",
     "digits",
     "first_of",
     "fit",
     "from_torch",
     "load_dataset",
+    "processors",
     "read_data",
     "stream_seed",
     "write_atomically",
@@ -127,6 +130,7 @@ _ON_FIRST_USE: Final = {
     "fit": "mlc_core.training",
     "from_torch": "mlc_core.data.from_torch",
     "load_dataset": "mlc_core.data.load",
+    "processors": "mlc_core.machine",
     "read_data": "mlc_core.data.load",
     "write_atomically": "mlc_core.cache",
 }

@@ -29,8 +29,13 @@ def cache_dir() -> Path:
     return path
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o600) -> None:
     """Write so that a reader, also after a crash or a power cut, sees the old file or the new one, whole.
+
+    Parameters
+    ----------
+    mode : int
+        Who may read and write it; by default its owner alone.
 
     Raises
     ------
@@ -41,6 +46,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     try:
         with temporary:
             temporary.write(content)
+            os.fchmod(temporary.fileno(), mode)
             temporary.flush()
             os.fsync(temporary.fileno())
         Path(temporary.name).replace(path)

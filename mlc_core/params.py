@@ -56,6 +56,11 @@ def whole(key: str, got: object, allowed: str, *, low: int, high: int) -> None:
         raise BadParams(key, got, allowed)
 
 
+def check_image_size(got: object) -> None:
+    """Refuse what is not a side of an image, by a `BadParams`."""
+    whole("image_size", got, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+
+
 def one_of(key: str, got: object, choices: tuple[str, ...]) -> None:
     """Refuse what is not one of the choices, by a `BadParams` that names the key."""
     if got not in choices:
@@ -157,7 +162,7 @@ class Params:
         whole("batch_size", self.batch_size, "a whole number of images from 2 to 65536", low=2, high=65_536)
         one_of("backbone", self.backbone, BACKBONES)
         one_of("stem", self.stem, STEMS)
-        whole("image_size", self.image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+        check_image_size(self.image_size)
         _text("weights", self.weights, "none, imagenet or the path of a file")
         one_of("augment", self.augment, AUGMENTS)
         _share("flip", self.flip)

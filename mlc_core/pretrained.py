@@ -190,8 +190,7 @@ def fetch(url: str, folder: Path) -> bytes:
         log.info("downloading %s to %s", url, path)
         content = _download(url, wanted)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-        path.chmod(0o644)  # the folder may be shared with other users, and the temporary file was not
+        write_atomically(path, content, mode=0o644)  # the folder may be shared with other users
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise BadWeights(
             f"{url} cannot be downloaded to {folder}: {_reason(error)}. Bring the file from a machine that can, place "

@@ -40,10 +40,14 @@ class EpochReport:
                 assert_never(other)
 
 
+def cost(value: float, objective: Objective) -> float:
+    """Turn an objective's value into one of which the lowest is the best."""
+    return value if OBJECTIVES[objective] == "minimize" else -value
+
+
 def best_epoch(reports: Iterable[EpochReport], objective: Objective) -> EpochReport:
     """Return the best of at least one report; of equal ones the first."""
-    choose = min if OBJECTIVES[objective] == "minimize" else max
-    return choose(reports, key=lambda report: report.value(objective))
+    return min(reports, key=lambda report: cost(report.value(objective), objective))
 
 
 class OnEpoch(Protocol):

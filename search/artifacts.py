@@ -10,16 +10,15 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, make_url
 
-from mlc_core import BEST
+from mlc_core import BEST, cost
 from search.errors import BadStorage
 from search.storage import resolve_url, transact
 from search.study import Study
@@ -67,8 +66,8 @@ def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
 def keep_only_best(root: Path, study: Study) -> None:
     """Remove the weights of all complete trials but the best; how many those are, the declaration says."""
     complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    sign = -1 if study.optuna.direction == StudyDirection.MAXIMIZE else 1
-    ranked = sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    objective = study.declaration.objective
+    ranked = sorted(complete, key=lambda trial: (cost(cast("float", trial.value), objective), trial.number))
     store = FileSystemArtifactStore(root)
     for trial in ranked[study.declaration.keep :]:
         for artifact in weights_of(trial):

@@ -82,14 +82,6 @@ def open_data(
     return data, problems
 
 
-def described(study: Study) -> str:
-    """Name the study's data, for people; empty until a run has decided."""
-    known = _remembered(study)
-    if known is None:
-        return ""
-    return str(known.source.path) if known.source else "the embedded digit scenes"
-
-
 def largest_image(declaration: Declaration) -> int:
     """Pixels, both sides, at which the data are kept: the most that a trial of the study can ask for."""
     return max(int(size) for size in _ends(declaration, "image_size"))

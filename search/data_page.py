@@ -81,8 +81,7 @@ def write_page(path: Path, check: DataCheck, loaded: Loaded) -> None:
         f"<body>{''.join(body)}</body></html>\n"
     )
     # A file name need not be UTF-8.
-    write_atomically(path, page.encode("utf-8", "backslashreplace"))
-    path.chmod(0o644)  # a temporary file's mode lets nobody else read it
+    write_atomically(path, page.encode("utf-8", "backslashreplace"), mode=0o644)
 
 
 class _Pictures:
@@ -133,7 +132,7 @@ def _findings(check: DataCheck) -> str:
 
 
 def _figures(check: DataCheck) -> str:
-    order = sorted(range(len(check.classes)), key=lambda at: -check.together[at][at])  # the common ones first
+    order = check.common_first
     shown = order[:SHOWN]
     longest = min(LETTERS, max(len(check.classes[at]) for at in shown))
     more = f", the {SHOWN} most common of {len(order)} classes" if len(order) > SHOWN else ""

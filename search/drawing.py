@@ -176,9 +176,9 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
     classes.add_column("class")
     for name in ("all", *found.images):
         classes.add_column(name, justify="right")
-    for number, name in sorted(enumerate(found.classes), key=lambda pair: -found.together[pair[0]][pair[0]]):
-        counts = (found.together[number][number], *(found.positives[split][number] for split in found.images))
-        classes.add_row(Text(name), *(str(count) for count in counts))
+    for at in found.common_first:
+        counts = (found.together[at][at], *(found.positives[split][at] for split in found.images))
+        classes.add_row(Text(found.classes[at]), *(str(count) for count in counts))
     problems = _table("Rows and files that cannot be used")
     problems.add_column("where")
     problems.add_column("why")

@@ -192,7 +192,7 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
 
 def _is_bare(storage: RDBStorage, study: FrozenStudy, wanted: Declaration | str) -> bool:
     """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
-    directions = {OBJECTIVES[wanted.objective]} if isinstance(wanted, Declaration) else set(OBJECTIVES.values())
-    ours = [direction.name.lower() for direction in study.directions] in [[one] for one in directions]
-    ours = ours and DECLARATION not in study.user_attrs
+    objectives = [wanted.objective] if isinstance(wanted, Declaration) else [*OBJECTIVES]
+    single = study.directions[0].name.lower() if len(study.directions) == 1 else ""
+    ours = single in {OBJECTIVES[one] for one in objectives} and DECLARATION not in study.user_attrs
     return ours and not storage.get_n_trials(study._study_id)

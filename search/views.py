@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mlc_core import OBJECTIVES, Objective, Value
+from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
 from search.storage import patiently
@@ -56,9 +56,7 @@ class TrialRow:
     @property
     def rank(self) -> tuple[float, int]:
         """Sort key, best first; of equal ones the earlier, and what has no value yet last."""
-        figure = float("inf") if self.latest is None else self.latest
-        sign = -1 if self.latest is not None and OBJECTIVES[self.objective] == "maximize" else 1
-        return sign * figure, self.number
+        return float("inf") if self.latest is None else cost(self.latest, self.objective), self.number
 
     def to_table(self) -> dict[str, Any]:
         """Spell it for JSON."""

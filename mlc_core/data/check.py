@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.data.dataset import Dataset, Split, Uint8
-from mlc_core.data.duplicates import exact, groups, near
-from mlc_core.data.listing import SPLITS, Listing, Problem, SplitName
-from mlc_core.data.load import multi_hot
+from mlc_core.data.duplicates import groups
+from mlc_core.data.listing import SPLITS, Problem, SplitName
+from mlc_core.data.load import Loaded
 from mlc_core.data.names import suspicious
-from mlc_core.data.store import Store
 
 HANDFUL: Final = 5  # with fewer positives in a split a class's figures there are chance
 
@@ -77,6 +76,11 @@ class DataCheck:
         return sum(number * count for number, count in enumerate(self.labels_per_image)) / max(images, 1)
 
     @property
+    def common_first(self) -> tuple[int, ...]:
+        """Classes by how many images carry them; of equal ones the earlier."""
+        return tuple(sorted(range(len(self.classes)), key=lambda at: -self.together[at][at]))
+
+    @property
     def leaks(self) -> tuple[Alike, ...]:
         """Those alike in different splits."""
         return tuple(group for group in self.alike if group.leaks)
@@ -118,25 +122,17 @@ class DataCheck:
         }
 
 
-def check(listing: Listing, store: Store, splits: NDArray[np.int8]) -> DataCheck:
-    """Look for what a night of training would otherwise find.
-
-    Parameters
-    ----------
-    listing, store
-        One image a row, in the same order.
-    splits : (n,), int8
-        An index into SPLITS for each row, -1 for one that is in none.
-    """
-    good = np.array([row for row in range(len(splits)) if row not in store.problems], np.int64)
-    labels = multi_hot([entry.labels for entry in listing.entries], len(listing.classes))
+def check(loaded: Loaded) -> DataCheck:
+    """Look for what a night of training would otherwise find."""
+    listing, store, splits, labels = loaded.listing, loaded.store, loaded.splits, loaded.labels
+    good = store.good
     usable = labels[good]
     rows = {name: good[splits[good] == number] for number, name in enumerate(SPLITS)}
     counts = usable.astype(np.int64)
     carried = usable.sum(axis=1, dtype=np.int64)
-    alike, contradictions = _alike(listing, store, splits, good)
+    alike, contradictions = _alike(loaded)
     same, similar = suspicious(listing.classes)
-    mean, std = _channels(listing, store, labels, rows["train"])
+    mean, std = _channels(loaded, labels, rows["train"])
     facts: dict[str, Any] = {
         "root": str(listing.root),
         "format": listing.format,
@@ -152,7 +148,7 @@ def check(listing: Listing, store: Store, splits: NDArray[np.int8]) -> DataCheck
         "sizes": len(np.unique(store.sizes[good], axis=0)),
         "mean": mean,
         "std": std,
-        "problems": (*listing.problems, *store.problems.values()),
+        "problems": loaded.problems,
         "alike": alike,
         "contradictions": contradictions,
         "same_names": same,
@@ -162,13 +158,10 @@ def check(listing: Listing, store: Store, splits: NDArray[np.int8]) -> DataCheck
     return DataCheck(**facts, harms=tuple(_harms(found)), hints=tuple(_hints(found)))
 
 
-def _alike(
-    listing: Listing, store: Store, splits: NDArray[np.int8], good: NDArray[np.int64]
-) -> tuple[tuple[Alike, ...], tuple[tuple[str, ...], ...]]:
-    copies = [_ints(good[list(own)]) for own in exact([store.digests[row] for row in good])]
-    pairs = [_ints(good[list(pair[:2])]) for pair in near(store.hashes[good], store.images, good)]
+def _alike(loaded: Loaded) -> tuple[tuple[Alike, ...], tuple[tuple[str, ...], ...]]:
+    listing, store, splits = loaded.listing, loaded.store, loaded.splits
     alike = []
-    for own in groups([*copies, *pairs]):
+    for own in groups([*store.copies, *store.likenesses]):
         entries = [listing.entries[row] for row in own]
         alike.append(
             Alike(
@@ -178,18 +171,16 @@ def _alike(
                 one_label_set=len({entry.labels for entry in entries}) == 1,
             )
         )
-    contradictions = [own for own in copies if len({listing.entries[row].labels for row in own}) > 1]
+    contradictions = [own for own in store.copies if len({listing.entries[row].labels for row in own}) > 1]
     return tuple(alike), tuple(tuple(listing.entries[row].path for row in own) for own in contradictions)
 
 
-def _channels(
-    listing: Listing, store: Store, labels: Uint8, rows: NDArray[np.int64]
-) -> tuple[Three | None, Three | None]:
+def _channels(loaded: Loaded, labels: Uint8, rows: NDArray[np.int64]) -> tuple[Three | None, Three | None]:
     """Return what `fit` will normalize by."""
     if len(rows) < 2:
         return None, None
-    train = Split(store.images, labels[rows], rows)
-    mean, std = Dataset(listing.root.name, listing.classes, train, train, train, "").channel_stats
+    train = Split(loaded.store.images, labels[rows], rows)
+    mean, std = Dataset(loaded.listing.root.name, loaded.listing.classes, train, train, train, "").channel_stats
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))
 
 

@@ -18,7 +18,7 @@ from mlc_core.data.dataset import Dataset, Split, Uint8
 from mlc_core.data.listing import SPLITS
 from mlc_core.data.split import assign
 from mlc_core.errors import BadData
-from mlc_core.params import whole
+from mlc_core.params import check_image_size
 
 
 class Items(Protocol):
@@ -57,17 +57,17 @@ def from_torch(
     BadData, BadParams
         Naming the item that cannot be used, or the image size.
     """
-    whole("image_size", image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+    check_image_size(image_size)
     parts = list(items) if isinstance(items, list | tuple) else [items]
     if len(parts) not in (1, 3):
         raise BadData(f"{len(parts)} datasets: give one, or three: training, validation and test.")
     read = [_read(part, classes, image_size) for part in parts]
     images, labels = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
-    given = np.repeat(np.arange(len(parts)), [len(own) for _, own in read]).astype(np.int8) if len(parts) == 3 else None
-    alone = np.arange(len(images))
-    splits = (
-        given if given is not None else assign(labels, given=np.full(len(images), -1, np.int8), groups=alone, seed=seed)
-    )
+    n = len(images)
+    if len(parts) == len(SPLITS):
+        splits = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(own) for _, own in read])
+    else:
+        splits = assign(labels, given=np.full(n, -1, np.int8), groups=np.arange(n), seed=seed)
     train, val, test = (
         Split(images, labels[rows], rows) for rows in (np.flatnonzero(splits == n) for n in range(len(SPLITS)))
     )

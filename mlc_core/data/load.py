@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlc_core.data.dataset import Dataset, Split, Uint8
-from mlc_core.data.duplicates import exact, near
 from mlc_core.data.listing import SPLITS, Listing, Problem, first_of
 from mlc_core.data.readers import read_listing
 from mlc_core.data.split import assign
 from mlc_core.data.store import OnProgress, Store, prepare
 from mlc_core.errors import BadData
-from mlc_core.params import whole
+from mlc_core.params import check_image_size
 
 IMAGE_SIZE: Final = 128  # pixels, both sides, of what nobody gave a size
 _UNUSABLE: Final = -1  # in place of a split
@@ -51,7 +50,7 @@ class Loaded:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What was left out: rows that cannot be used, then files."""
-        return (*self.listing.problems, *self.store.problems.values())
+        return _problems(self.listing, self.store)
 
     def spelled_splits(self) -> str:
         """Spell the splits as a short text; `read_data` takes it back."""
@@ -141,7 +140,7 @@ def read_data(
     BadData, BadParams
         As `load_dataset`, or where the splits are of another data set.
     """
-    whole("image_size", image_size, "a whole number of pixels from 8 to 2048", low=8, high=2048)
+    check_image_size(image_size)
     listing = read_listing(path, format=format, skip_bad=skip_bad)
     store = prepare(listing, image_size, on_progress=on_progress)
     if store.problems and not skip_bad:
@@ -169,46 +168,48 @@ def _read(splits: str, listing: Listing) -> NDArray[np.int8]:
 
 
 def _make(listing: Listing, store: Store, *, seed: int) -> NDArray[np.int8]:
-    good = np.array([row for row in range(len(listing.entries)) if row not in store.problems], np.int64)
+    good = store.good
     if not len(good):
         raise BadData(f"{listing.root}: no image of it can be used.{_left_out(listing, store)}")
-    entries = [listing.entries[row] for row in good]
-    given = np.array([-1 if entry.split is None else SPLITS.index(entry.split) for entry in entries], np.int8)
-    labels = multi_hot([entry.labels for entry in entries], len(listing.classes))
+    given = np.array([-1 if entry.split is None else SPLITS.index(entry.split) for entry in listing.entries], np.int8)
+    labels = multi_hot([listing.entries[row].labels for row in good], len(listing.classes))
     splits = np.full(len(listing.entries), _UNUSABLE, np.int8)
     try:
-        splits[good] = assign(labels, given=given, groups=_groups(listing, store, good, given), seed=seed)
+        groups = _groups(listing, store, given)
+        splits[good] = assign(labels, given=given[good], groups=groups[good], seed=seed)
     except BadData as error:
         raise BadData(f"{error}{_left_out(listing, store)}") from None
     return splits
 
 
+def _problems(listing: Listing, store: Store) -> tuple[Problem, ...]:
+    return (*listing.problems, *store.problems.values())
+
+
 def _left_out(listing: Listing, store: Store) -> str:
     """Say what was left out, where that may be why too little is there."""
-    problems = [*listing.problems, *store.problems.values()]
+    problems = _problems(listing, store)
     return f" Left out were {len(problems)} rows or images, the first: {problems[0]}" if problems else ""
 
 
-def _groups(listing: Listing, store: Store, good: NDArray[np.int64], given: NDArray[np.int8]) -> NDArray[np.int64]:
+def _groups(listing: Listing, store: Store, given: NDArray[np.int8]) -> NDArray[np.int64]:
     """Give one number to what must stay together: a group that the data set names, pictures all but the same."""
     union = _Union(given)
     first: dict[str, int] = {}
-    for number, row in enumerate(good):
+    for row in store.good.tolist():
         entry = listing.entries[row]
         if entry.group is None:
             continue
-        other = first.setdefault(entry.group, number)
-        if not union.join(other, number):
+        other = first.setdefault(entry.group, row)
+        if not union.join(other, row):
             raise BadData(
-                f"{entry.where}: group {entry.group!r} is in the split {SPLITS[given[number]]} here and in "
-                f"{SPLITS[given[other]]} elsewhere ({listing.entries[good[other]].where}). Keep a group in one split."
+                f"{entry.where}: group {entry.group!r} is in the split {SPLITS[given[row]]} here and in "
+                f"{SPLITS[given[other]]} elsewhere ({listing.entries[other].where}). Keep a group in one split."
             )
     # Duplicates that the data set itself puts into two splits stay there: the leak check reports them.
-    for alike in exact([store.digests[row] for row in good]):
-        for other in alike[1:]:
-            union.join(alike[0], other)
-    for one, other, _ in near(store.hashes[good], store.images, good):
-        union.join(one, other)
+    for one, *others in (*store.copies, *store.likenesses):
+        for other in others:
+            union.join(one, other)
     return union.numbers()
 
 

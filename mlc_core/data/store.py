@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +28,11 @@ from numpy.typing import NDArray
 
 from mlc_core.cache import cache_dir, write_atomically
 from mlc_core.data.dataset import Uint8
+from mlc_core.data.duplicates import exact, near
 from mlc_core.data.images import DECODER, HASH_DTYPE, MAX_BYTES, Picture, Undecodable, decode, quiet
 from mlc_core.data.listing import Entry, Listing, Problem
 from mlc_core.errors import BadData
+from mlc_core.machine import processors
 
 OnProgress = Callable[[int, int], None]  # images done, of how many
 
@@ -71,6 +74,23 @@ class Store:
     sizes: NDArray[np.int32]
     problems: Mapping[int, Problem]
 
+    @cached_property
+    def good(self) -> NDArray[np.int64]:
+        """Rows of the images that can be used, ascending."""
+        return np.array([row for row in range(len(self.digests)) if row not in self.problems], np.int64)
+
+    @cached_property
+    def copies(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of usable images whose files have the same bytes; see `duplicates.exact`."""
+        rows = self.good.tolist()
+        return tuple(tuple(rows[at] for at in alike) for alike in exact([self.digests[row] for row in rows]))
+
+    @cached_property
+    def likenesses(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of rows of usable images that look the same; see `duplicates.near`."""
+        rows, pairs = self.good.tolist(), near(self.hashes[self.good], self.images, self.good)
+        return tuple((rows[one], rows[other]) for one, other, _ in pairs)
+
 
 def prepare(listing: Listing, size: int, *, on_progress: OnProgress | None = None, threads: int | None = None) -> Store:
     """Decode and resize a listing's images, or find them in the cache.
@@ -100,7 +120,7 @@ def prepare(listing: Listing, size: int, *, on_progress: OnProgress | None = Non
     report(0, len(listing.entries))
     try:
         (home / "seen").mkdir(parents=True, exist_ok=True)
-        with quiet, _pool(threads or _processors()) as pool:
+        with quiet, _pool(threads or processors()) as pool:
             digests = _digests(listing, _seen(home, listing.root), pool)
             plan = _Plan(listing, digests, size, home)
             plan.folder.mkdir(exist_ok=True)
@@ -367,8 +387,3 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupted call does not first do what is queued
-
-
-def _processors() -> int:
-    """Count those that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -61,7 +61,7 @@ def check(
         loaded = read_data(
             path, format=format, image_size=image_size, seed=seed, skip_bad=True, on_progress=on_progress
         )
-    found = checked(loaded.listing, loaded.store, loaded.splits)
+    found = checked(loaded)
     if html is not None:
         from search.data_page import write_page
 

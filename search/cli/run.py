@@ -192,7 +192,6 @@ def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
 
 
 def _default_workers(threads: int) -> int:
-    import os
+    from mlc_core import processors
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // threads))
+    return max(1, min(MOST_WORKERS, processors() // threads))

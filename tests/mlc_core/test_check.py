@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlc_core import SPLITS, DataCheck, check, digits
+from mlc_core import SPLITS, DataCheck, Loaded, check, digits
 from mlc_core.data.names import suspicious
 from mlc_core.data.store import prepare
 from tests.mlc_core.pictures import jpeg, laid_out, png, scene
@@ -42,7 +42,7 @@ def plenty(split_of: dict[str, int] | None = None) -> Files:
 def checked(folder: Path, files: Files, *, classes: list[str] | None = None) -> DataCheck:
     found = laid_out(folder / "pets", files, classes=classes)
     splits = np.array([SPLITS.index(entry.split) if entry.split else -1 for entry in found.entries], np.int8)
-    return check(found, prepare(found, SIZE), splits)
+    return check(Loaded(found, prepare(found, SIZE), splits))
 
 
 def test_a_sound_data_set_gets_no_word(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_normalization_is_the_mean_and_deviation_of_the_training_pixels(tmp_
     store = prepare(listed, SIZE)
     splits = np.array([SPLITS.index(entry.split) for entry in listed.entries if entry.split], np.int8)
 
-    found = check(listed, store, splits)
+    found = check(Loaded(listed, store, splits))
 
     pixels = store.images[splits == 0].astype(np.float64)
     assert found.mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))

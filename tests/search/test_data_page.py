@@ -65,7 +65,7 @@ def data_set(folder: Path) -> Path:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = tmp_path_factory.mktemp("page")
     loaded = read_data(data_set(folder / SCRIPT.replace("/", "")), image_size=64, skip_bad=True)
-    found = check(loaded.listing, loaded.store, loaded.splits)
+    found = check(loaded)
     file = folder / "page.html"
     write_page(file, found, loaded)
     with sync_playwright() as playwright:
@@ -154,7 +154,7 @@ def test_a_page_of_a_data_set_without_one_usable_image_is_drawn_as_well(tmp_path
     for file in source.parent.glob("*.*g"):
         file.write_bytes(b"not a picture")
     bad = read_data(source, image_size=64, skip_bad=True, splits=loaded.spelled_splits())
-    write_page(tmp_path / "page.html", check(bad.listing, bad.store, bad.splits), bad)
+    write_page(tmp_path / "page.html", check(bad), bad)
     shown.page.goto((tmp_path / "page.html").as_uri())
     shown.page.wait_for_selector("#together .main-svg")
     assert "72 rows or files cannot be used" in shown.page.locator(".harm").first.inner_text()
