@@ -9,7 +9,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from mlc_core.errors import BadCheckpoint, BadData, BadParams, BadWeights, Diverged, MlcError, NoDevice, did_you_mean
+from mlc_core.errors import (
+    BadCheckpoint,
+    BadData,
+    BadModel,
+    BadParams,
+    BadWeights,
+    Diverged,
+    MissingExtra,
+    MlcError,
+    NoDevice,
+    did_you_mean,
+)
 from mlc_core.params import (
     DEFAULTS,
     EPOCHS,
@@ -68,6 +79,7 @@ __all__ = [
     "BackboneName",
     "BadCheckpoint",
     "BadData",
+    "BadModel",
     "BadParams",
     "BadWeights",
     "Compute",
@@ -80,6 +92,7 @@ __all__ = [
     "Flat",
     "Listing",
     "Loaded",
+    "MissingExtra",
     "MlcError",
     "NoDevice",
     "Objective",

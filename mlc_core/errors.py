@@ -7,6 +7,8 @@
     ├── BadData              images or labels cannot be used
     ├── BadWeights           weights to start from are not there or do not fit
     ├── BadCheckpoint        a checkpoint is damaged or belongs to another fit
+    ├── BadModel             a model folder is damaged or foreign, or cannot do what is asked
+    ├── MissingExtra         a part that is installed on request is not there
     ├── NoDevice             the asked device or precision is not there
     └── Diverged             the loss left the finite numbers or ran away; exit code 1
 """
@@ -52,6 +54,24 @@ class BadWeights(MlcError):
 
 class BadCheckpoint(MlcError):
     """A checkpoint is damaged, or was written by a fit with other parameters, seed or data."""
+
+
+class BadModel(MlcError):
+    """A model's folder is damaged, was written by another program, or cannot do what is asked of it."""
+
+
+class MissingExtra(MlcError):
+    """A library that only some commands need is not installed.
+
+    Attributes
+    ----------
+    extra : str
+        Of pip, that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an extra. Install it: pip install 'mlc-search[{extra}]'")
+        self.extra = extra
 
 
 class NoDevice(MlcError):
