@@ -39,11 +39,13 @@ from mlc_core.params import (
     Step,
     Value,
 )
-from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch, cost
+from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch, best_epoch, cost
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.cache import write_atomically as write_atomically
+    from mlc_core.calibration import Calibration as Calibration
+    from mlc_core.calibration import calibrate as calibrate
     from mlc_core.data.check import DataCheck as DataCheck
     from mlc_core.data.check import check as check
     from mlc_core.data.dataset import Dataset as Dataset
@@ -61,8 +63,25 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.data.store import OnProgress as OnProgress
     from mlc_core.device import Compute as Compute
     from mlc_core.device import choose as choose
+    from mlc_core.ensemble import blend as blend
+    from mlc_core.ensemble import select as select
+    from mlc_core.evaluation import Average as Average
+    from mlc_core.evaluation import Interval as Interval
+    from mlc_core.evaluation import Scores as Scores
+    from mlc_core.evaluation import score as score
     from mlc_core.machine import processors as processors
+    from mlc_core.predict import Member as Member
+    from mlc_core.predict import Predictor as Predictor
+    from mlc_core.predict import infer as infer
+    from mlc_core.predict import predict_split as predict_split
+    from mlc_core.predict import read_member as read_member
+    from mlc_core.predictions import Predictions as Predictions
     from mlc_core.pretrained import check_weights as check_weights
+    from mlc_core.thresholds import Goal as Goal
+    from mlc_core.thresholds import Thresholds as Thresholds
+    from mlc_core.thresholds import one_for_all as one_for_all
+    from mlc_core.thresholds import per_class as per_class
+    from mlc_core.thresholds import tune as tune
     from mlc_core.training import fit as fit
 
 __all__ = [
@@ -76,12 +95,14 @@ __all__ = [
     "SCHEDULER_KEYS",
     "SCHEDULER_OF",
     "SPLITS",
+    "Average",
     "BackboneName",
     "BadCheckpoint",
     "BadData",
     "BadModel",
     "BadParams",
     "BadWeights",
+    "Calibration",
     "Compute",
     "Cosine",
     "DataCheck",
@@ -90,8 +111,11 @@ __all__ = [
     "Diverged",
     "EpochReport",
     "Flat",
+    "Goal",
+    "Interval",
     "Listing",
     "Loaded",
+    "Member",
     "MissingExtra",
     "MlcError",
     "NoDevice",
@@ -100,14 +124,21 @@ __all__ = [
     "OnProgress",
     "Params",
     "Plateau",
+    "Predictions",
+    "Predictor",
     "Problem",
     "Scheduler",
     "SchedulerName",
+    "Scores",
     "Split",
     "StemName",
     "Step",
     "Stream",
+    "Thresholds",
     "Value",
+    "best_epoch",
+    "blend",
+    "calibrate",
     "check",
     "check_weights",
     "choose",
@@ -117,24 +148,43 @@ __all__ = [
     "first_of",
     "fit",
     "from_torch",
+    "infer",
     "load_dataset",
+    "one_for_all",
+    "per_class",
+    "predict_split",
     "processors",
     "read_data",
+    "read_member",
+    "score",
+    "select",
     "stream_seed",
+    "tune",
     "write_atomically",
 ]
 
 _ON_FIRST_USE: Final = {
+    "Average": "mlc_core.evaluation",
+    "Interval": "mlc_core.evaluation",
+    "Calibration": "mlc_core.calibration",
     "Compute": "mlc_core.device",
     "DataCheck": "mlc_core.data.check",
     "Dataset": "mlc_core.data.dataset",
     "FORMATS": "mlc_core.data.readers",
+    "Goal": "mlc_core.thresholds",
     "Listing": "mlc_core.data.listing",
     "Loaded": "mlc_core.data.load",
+    "Member": "mlc_core.predict",
     "OnProgress": "mlc_core.data.store",
+    "Predictions": "mlc_core.predictions",
+    "Predictor": "mlc_core.predict",
     "Problem": "mlc_core.data.listing",
     "SPLITS": "mlc_core.data.listing",
+    "Scores": "mlc_core.evaluation",
     "Split": "mlc_core.data.dataset",
+    "Thresholds": "mlc_core.thresholds",
+    "blend": "mlc_core.ensemble",
+    "calibrate": "mlc_core.calibration",
     "check": "mlc_core.data.check",
     "check_weights": "mlc_core.pretrained",
     "choose": "mlc_core.device",
@@ -142,9 +192,17 @@ _ON_FIRST_USE: Final = {
     "first_of": "mlc_core.data.listing",
     "fit": "mlc_core.training",
     "from_torch": "mlc_core.data.from_torch",
+    "infer": "mlc_core.predict",
     "load_dataset": "mlc_core.data.load",
+    "one_for_all": "mlc_core.thresholds",
+    "per_class": "mlc_core.thresholds",
+    "predict_split": "mlc_core.predict",
     "processors": "mlc_core.machine",
     "read_data": "mlc_core.data.load",
+    "read_member": "mlc_core.predict",
+    "score": "mlc_core.evaluation",
+    "select": "mlc_core.ensemble",
+    "tune": "mlc_core.thresholds",
     "write_atomically": "mlc_core.cache",
 }
 

@@ -1,4 +1,4 @@
-"""A fit's state after an epoch, on disk: written atomically, read exactly or refused.
+"""A training's state after an epoch, on disk: written atomically, read exactly or refused; a fit's in particular.
 
 The state needs no random number generator: every draw is a function of (seed, epoch), see seeds.py.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from mlc_core.errors import BadCheckpoint
 from mlc_core.params import Value
 from mlc_core.records import BEST, EpochReport
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _MAGIC: Final = b"MLCFIT01"
 _DIGEST: Final = 32  # bytes of SHA-256
 
@@ -50,23 +51,20 @@ class State:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
+    average: dict[str, Any]  # empty where no weights are averaged
 
 
 def write(folder: Path, identity: Identity, state: State) -> None:
     """Replace the folder's resume file."""
-    buffer = io.BytesIO()
     content = {
-        "format": FORMAT,
-        "identity": asdict(identity),
         "reports": [asdict(report) for report in state.reports],
         "model": state.model,
         "optimizer": state.optimizer,
         "scheduler": state.scheduler,
+        "average": state.average,
     }
-    torch.save(content, buffer)
-    payload = buffer.getbuffer()
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RESUME, _MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_state(folder / RESUME, asdict(identity), content)
 
 
 def read(folder: Path, identity: Identity, *, device: torch.device) -> State | None:
@@ -77,35 +75,73 @@ def read(folder: Path, identity: Identity, *, device: torch.device) -> State | N
     BadCheckpoint
         Where it is damaged, of another format, or of another fit; where the folder cannot be used.
     """
-    path = folder / RESUME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
+        saved = read_state(folder / RESUME, asdict(identity), device=device)
     except OSError as error:
         raise BadCheckpoint(f"The checkpoint folder {folder} cannot be used: {error.strerror}. Name another.") from None
-    payload = content[len(_MAGIC) + _DIGEST :]
-    if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) :][:_DIGEST]:
-        raise BadCheckpoint(f"{path} is damaged: its checksum does not match. Delete it to start this fit again.")
-    saved: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    if saved["format"] != FORMAT:
-        raise BadCheckpoint(
-            f"{path} has format {saved['format']}, this version reads {FORMAT}. Delete it to start again."
-        )
-    for key, ours in asdict(identity).items():
-        theirs = saved["identity"].get(key)
-        if theirs != ours:
-            raise BadCheckpoint(
-                f"{path} belongs to another fit: its {key} is {theirs!r}, asked for is {ours!r}. "
-                "Name another checkpoint folder."
-            )
+    if saved is None:
+        return None
     return State(
         reports=tuple(EpochReport(**report) for report in saved["reports"]),
         model=saved["model"],
         optimizer=saved["optimizer"],
         scheduler=saved["scheduler"],
+        average=saved["average"],
     )
+
+
+def write_state(path: Path, identity: Mapping[str, object], content: Mapping[str, object]) -> None:
+    """Replace a file that holds numbers, texts and tensors, nested, and says what training they are of."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "identity": dict(identity), **content}, buffer)
+    payload = buffer.getbuffer()
+    write_atomically(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def read_state(
+    path: Path,
+    identity: Mapping[str, object],
+    *,
+    device: torch.device,
+    training: str = "fit",
+    cure: str = "Name another checkpoint folder.",
+) -> dict[str, Any] | None:
+    """Read what `write_state` wrote; None where there is none.
+
+    Parameters
+    ----------
+    training, cure : str
+        What an error calls the training, and what it says to do about a file of another one.
+
+    Raises
+    ------
+    BadCheckpoint
+        Where it is damaged, of another format, or of another training.
+    OSError
+        Where the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    payload = content[len(_MAGIC) + _DIGEST :]
+    if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) :][:_DIGEST]:
+        raise BadCheckpoint(
+            f"{path} is damaged: its checksum does not match. Delete it to start this {training} again."
+        )
+    saved: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    if saved["format"] != FORMAT:
+        raise BadCheckpoint(
+            f"{path} has format {saved['format']}, this version reads {FORMAT}. Delete it to start again."
+        )
+    for key, ours in identity.items():
+        theirs = saved["identity"].get(key)
+        if theirs != ours:
+            raise BadCheckpoint(
+                f"{path} belongs to another {training}: its {key} is {theirs!r}, asked for is {ours!r}. {cure}"
+            )
+    return saved
 
 
 def write_best(folder: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer and scheduler from Params, and when the scheduler steps.
+"""Optimizer and scheduler from Params, when the scheduler steps, and the moving average of the weights.
 
 Not here: which values are allowed (params.py); the loop that steps them (training.py).
 """
@@ -6,12 +6,15 @@ Not here: which values are allowed (params.py); the loop that steps them (traini
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from copy import deepcopy
+from typing import Any, assert_never
 
+import torch
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
 
+from mlc_core.model import Classifier
 from mlc_core.params import Cosine, Params, Plateau, Step
 
 
@@ -50,3 +53,56 @@ def step(scheduler: LRScheduler, *, val_loss: float) -> None:
 def current_lr(optimizer: Optimizer) -> float:
     """Learning rate of the next step."""
     return float(optimizer.param_groups[0]["lr"])
+
+
+class Average:
+    """Exponential moving average of a network's weights, its batch normalization's statistics among them.
+
+    Source: Polyak & Juditsky 1992 for the idea; the decay grows from 1/10 as TensorFlow's
+    ExponentialMovingAverage has it, so that the random start is soon forgotten.
+
+    Parameters
+    ----------
+    model : Classifier
+        The one that trains; never changed here.
+    decay : float, in [0, 1)
+        A step, once it has grown.
+
+    Attributes
+    ----------
+    network : Classifier
+        With the averaged weights.
+
+    Notes
+    -----
+    torch.optim.swa_utils.AveragedModel keeps its count on the device and reads it at every step, for which the host
+    would wait.
+    """
+
+    def __init__(self, model: Classifier, decay: float) -> None:
+        self.network, self._model = deepcopy(model), model
+        self._decay, self._steps = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step of the optimizer."""
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        (floats, counts), (new_floats, new_counts) = _tensors(self.network), _tensors(self._model)
+        torch._foreach_lerp_(floats, new_floats, 1 - decay)
+        torch._foreach_copy_(counts, new_counts)
+        self._steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step needs."""
+        return {"steps": self._steps, "network": self.network.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._steps = state["steps"]
+        self.network.load_state_dict(state["network"])
+
+
+def _tensors(model: Classifier) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """List the weights and statistics, then the counts of batch normalization, which no average suits."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]

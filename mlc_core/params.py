@@ -150,6 +150,7 @@ class Params:
     asymmetric_gamma_pos: float = 0.0  # asymmetric: the same for positives, Ridnik et al. 2021, eq. 7
     asymmetric_gamma_neg: float = 4.0  # asymmetric: and for negatives
     asymmetric_clip: float = 0.05  # asymmetric: by how much a negative's probability is taken to be lower, eq. 5
+    ema: float = 0.0  # decay a step of the averaged weights that a fit is judged by and keeps; 0: those that train
 
     def __post_init__(self) -> None:
         one_of("optimizer", self.optimizer, OPTIMIZERS)
@@ -185,6 +186,7 @@ class Params:
         for key in ("focal_gamma", "asymmetric_gamma_pos", "asymmetric_gamma_neg"):
             _number(key, getattr(self, key), "a number from 0 to 20", low=0, high=20, open_low=False, open_high=False)
         _share("asymmetric_clip", self.asymmetric_clip)
+        _number("ema", self.ema, "a number in [0, 1)", low=0, high=1, open_low=False, open_high=True)
 
     @classmethod
     def from_flat(cls, flat: Flat) -> Params:

@@ -19,6 +19,8 @@ class Stream(IntEnum):
     SAMPLER = 4
     TRIAL = 5
     SPLIT = 6
+    CONFIRM = 7
+    BOOTSTRAP = 8
 
 
 def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:

@@ -151,9 +151,13 @@ def _epochs(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimize.optimizer(params, model.parameters())
     scheduler = optimize.scheduler(params, optimizer)
+    average = optimize.Average(model, params.ema) if params.ema else None
+    judged = model if average is None else average.network
     reports: tuple[EpochReport, ...] = ()
     if state is not None:
         model.load_state_dict(state.model)
+        if average is not None:
+            average.load_state_dict(state.average)
         optimizer.load_state_dict(state.optimizer)
         scheduler.load_state_dict(state.scheduler)
         reports = state.reports
@@ -163,8 +167,8 @@ def _epochs(
     loss = training_loss(params, data.train.labels, device)
     for epoch in range(len(reports) + 1, epochs + 1):
         start, lr = time.perf_counter(), optimize.current_lr(optimizer)
-        trained = _train(model, optimizer, train, sampling, loss, compute, params, seed=seed, epoch=epoch)
-        scores = _evaluate(model, val, compute)
+        trained = _train(model, optimizer, average, train, sampling, loss, compute, params, seed=seed, epoch=epoch)
+        scores = _evaluate(judged, val, compute)
         _check(epoch, trained, scores.loss)
         optimize.step(scheduler, val_loss=scores.loss)
         seconds = time.perf_counter() - start
@@ -172,12 +176,13 @@ def _epochs(
         reports = (*reports, report)
         if checkpoint is not None:
             if best_epoch(reports, objective) is report:
-                checkpoints.write_best(checkpoint, model.state_dict(), _card(params, data, report, objective))
+                checkpoints.write_best(checkpoint, judged.state_dict(), _card(params, data, report, objective))
             state = checkpoints.State(
                 reports=reports,
                 model=model.state_dict(),
                 optimizer=optimizer.state_dict(),
                 scheduler=scheduler.state_dict(),
+                average={} if average is None else average.state_dict(),
             )
             checkpoints.write(checkpoint, identity, state)
         yield report
@@ -228,6 +233,7 @@ class _Scores(NamedTuple):
 def _train(
     model: Classifier,
     optimizer: Optimizer,
+    average: optimize.Average | None,
     images: _Images,
     sampling: Sampling,
     loss_of: Loss,
@@ -256,6 +262,8 @@ def _train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if average is not None:
+            average.update()
         # Stays on the device: reading it would wait for the step.
         totals += torch.stack([loss.detach(), bce(logits.detach(), labels)]) * len(index)
         seen += len(index)

@@ -9,15 +9,13 @@ import json
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 from mlc_core import DEFAULTS, BackboneName, Dataset, OnProgress, Problem, StemName, Value, digits, read_data
 from search.declaration import Choice, Declaration, Range
 from search.errors import DataChanged
 from search.storage import patiently
-from search.study import Study
-
-DATA: Final = "mlc:data"  # study attribute: where its data came from, their fingerprint and splits, as JSON
+from search.study import DATA, Study
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,45 +5,21 @@ Not here: what is found (mlc_core); the same as text (drawing.py).
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from mlc_core import SPLITS, DataCheck, Loaded, write_atomically
+from mlc_core import SPLITS, DataCheck, Loaded
+from search.page import COLOURS, drawn, facts, label, picture, text, write_html
 
-COLOURS: Final = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}  # Okabe & Ito: told apart by all eyes
 SAMPLES: Final = 8  # pictures a class
 PICTURES: Final = 600  # of samples at most, or one of each class
-SIDE: Final = 96  # pixels of a picture
 SHOWN: Final = 100  # rows of a table, and classes of the heat map; more cannot be read
 LETTERS: Final = 40  # of a name in a figure
-
-# Whatever a class is called, the page loads nothing and sends nothing.
-_POLICY: Final = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1100px; margin: 0 auto;
-  padding: 0 24px 64px; overflow-wrap: anywhere; }
-h1 { margin-bottom: 0; } h2 { margin-top: 40px; } h3 { margin: 20px 0 4px; font-size: 16px; }
-.quiet { color: #555; font-weight: normal; } .quiet b { color: #1a1a1a; }
-.facts { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
-.facts div { border: 1px solid #ccc; border-radius: 6px; padding: 8px 14px; }
-.facts b { display: block; font-size: 20px; }
-.harm, .hint, .fine { border-left: 5px solid; padding: 6px 12px; margin: 8px 0; }
-.harm { border-color: #D55E00; background: #fdf1ea; } .hint { border-color: #0072B2; background: #eef6fb; }
-.fine { border-color: #009E73; background: #ecf8f4; }
-.pictures { display: flex; flex-wrap: wrap; gap: 6px; }
-.pictures img { width: 96px; height: 96px; border-radius: 3px; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid #ddd;
-  vertical-align: top; }
-"""
 
 
 def write_page(path: Path, check: DataCheck, loaded: Loaded) -> None:
@@ -64,7 +40,7 @@ def write_page(path: Path, check: DataCheck, loaded: Loaded) -> None:
     """
     pictures = _Pictures(loaded)
     body = [
-        f"<h1>{_text(Path(check.root).name)}</h1><p class=quiet>{_text(check.root)} ({_text(check.format)})</p>",
+        f"<h1>{text(Path(check.root).name)}</h1><p class=quiet>{text(check.root)} ({text(check.format)})</p>",
         _facts(check),
         _findings(check),
         _figures(check),
@@ -72,16 +48,8 @@ def write_page(path: Path, check: DataCheck, loaded: Loaded) -> None:
         _problems(check),
         _samples(check, loaded, pictures),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_text(Path(check.root).name)}: data check</title><style>{_STYLE}</style>"
-    )
-    page = (
-        f'<!DOCTYPE html><html lang="en"><head>{head}<script>{get_plotlyjs()}</script></head>'
-        f"<body>{''.join(body)}</body></html>\n"
-    )
-    # A file name need not be UTF-8.
-    write_atomically(path, page.encode("utf-8", "backslashreplace"), mode=0o644)
+    title = f"{Path(check.root).name}: data check"
+    write_html(path, title=title, body=body, script=get_plotlyjs())
 
 
 class _Pictures:
@@ -96,17 +64,12 @@ class _Pictures:
         return f"<div class=pictures>{''.join(map(self._one, paths))}</div>"
 
     def _one(self, path: str) -> str:
-        image = Image.fromarray(np.ascontiguousarray(self._images[self._rows[path]].transpose(1, 2, 0)))
-        image.thumbnail((SIDE, SIDE))
-        content = io.BytesIO()
-        image.save(content, "JPEG", quality=85)
-        uri = b64encode(content.getvalue()).decode()
-        return f'<img alt="{_text(path)}" title="{_text(path)}" src="data:image/jpeg;base64,{uri}">'
+        return picture(self._images[self._rows[path]], path)
 
 
 def _facts(check: DataCheck) -> str:
     width, height = check.width, check.height
-    facts = [
+    told = [
         ("images", f"{sum(check.images.values()):,}"),
         ("classes", f"{len(check.classes):,}"),
         *((name, f"{check.images[name]:,}") for name in SPLITS),
@@ -116,8 +79,8 @@ def _facts(check: DataCheck) -> str:
         ("different sizes", f"{check.sizes:,}"),
     ]
     if check.mean and check.std:
-        facts += [("mean, RGB", _levels(check.mean)), ("deviation, RGB", _levels(check.std))]
-    return f"<div class=facts>{''.join(f'<div><b>{value}</b>{name}</div>' for name, value in facts)}</div>"
+        told += [("mean, RGB", _levels(check.mean)), ("deviation, RGB", _levels(check.std))]
+    return facts(told)
 
 
 def _levels(channels: Sequence[float]) -> str:
@@ -125,8 +88,8 @@ def _levels(channels: Sequence[float]) -> str:
 
 
 def _findings(check: DataCheck) -> str:
-    harms = [f"<div class=harm><b>Harms training.</b> {_text(harm)}</div>" for harm in check.harms]
-    hints = [f"<div class=hint><b>Worth a look.</b> {_text(hint)}</div>" for hint in check.hints]
+    harms = [f"<div class=harm><b>Harms training.</b> {text(harm)}</div>" for harm in check.harms]
+    hints = [f"<div class=hint><b>Worth a look.</b> {text(hint)}</div>" for hint in check.hints]
     fine = [] if harms else ["<div class=fine>Nothing was found that would harm training.</div>"]
     return f"<h2>Findings</h2>{''.join([*fine, *harms, *hints])}"
 
@@ -139,12 +102,12 @@ def _figures(check: DataCheck) -> str:
     return "".join(
         [
             "<h2>Images of each class</h2>",
-            _drawn("classes", _class_counts(check, order), height=120 + 22 * len(order)),
+            drawn("classes", _class_counts(check, order), height=120 + 22 * len(order)),
             "<h2>Labels an image</h2>",
-            _drawn("labels", _label_counts(check), height=300),
+            drawn("labels", _label_counts(check), height=300),
             f"<h2>Classes together</h2><p class=quiet>Of the images with the class of a row, how many also carry that "
             f"of a column{more}.</p>",
-            _drawn("together", _together(check, shown), height=140 + 22 * len(shown) + 7 * longest),
+            drawn("together", _together(check, shown), height=140 + 22 * len(shown) + 7 * longest),
         ]
     )
 
@@ -158,7 +121,7 @@ def _class_counts(check: DataCheck, order: Sequence[int]) -> go.Figure:
                 x=[check.positives[name][at] for at in order],
                 y=list(range(len(order))),
                 marker_color=COLOURS[name],
-                customdata=[_label(check.classes[at]) for at in order],
+                customdata=[label(check.classes[at]) for at in order],
                 hovertemplate=f"%{{customdata}}: %{{x}} in {name}<extra></extra>",
             )
             for name in SPLITS
@@ -195,7 +158,7 @@ def _together(check: DataCheck, order: Sequence[int]) -> go.Figure:
     ]
     told = [
         [
-            f"{count} of {own[i]} images with {_label(check.classes[order[i]])}, and {_label(check.classes[order[j]])}"
+            f"{count} of {own[i]} images with {label(check.classes[order[i]])}, and {label(check.classes[order[j]])}"
             for j, count in enumerate(row)
         ]
         for i, row in enumerate(counts)
@@ -219,17 +182,7 @@ def _named(check: DataCheck, order: Sequence[int]) -> dict[str, Any]:
     """Name the positions of an axis; plotly would read classes that are called 1 and 2 as numbers."""
     names = [check.classes[at] for at in order]
     short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in names]
-    return {"tickvals": list(range(len(order))), "ticktext": [_label(name) for name in short]}
-
-
-def _drawn(name: str, figure: go.Figure, *, height: int) -> str:
-    figure.update_layout(template="plotly_white", height=height, margin={"l": 10, "r": 10, "t": 30, "b": 10})
-    figure.update_layout(font={"size": 13, "color": "#1a1a1a"})
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    config = {"displayModeBar": False, "responsive": True, "typesetMath": False}
-    drawn: str = figure.to_html(config, full_html=False, include_plotlyjs=False, div_id=name, default_height=height)
-    return drawn
+    return {"tickvals": list(range(len(order))), "ticktext": [label(name) for name in short]}
 
 
 def _alike(check: DataCheck, pictures: _Pictures) -> str:
@@ -241,7 +194,7 @@ def _alike(check: DataCheck, pictures: _Pictures) -> str:
         title = "Copies" if group.identical else "Look the same"
         where = " in different splits" if group.leaks else ""
         labels = "" if group.one_label_set else ", with different labels"
-        files = [f"{_text(path)} ({split or 'unused'})" for path, split in zip(group.paths, group.splits, strict=True)]
+        files = [f"{text(path)} ({split or 'unused'})" for path, split in zip(group.paths, group.splits, strict=True)]
         cut = f" and {len(files) - SAMPLES:,} more" if len(files) > SAMPLES else ""
         parts.append(f"<h3>{title}{where}{labels}</h3>{pictures.show(group.paths[:SAMPLES])}")
         parts.append(f"<p class=quiet>{', '.join(files[:SAMPLES])}{cut}</p>")
@@ -252,8 +205,7 @@ def _problems(check: DataCheck) -> str:
     if not check.problems:
         return ""
     rows = [
-        f"<tr><td>{_text(problem.where)}</td><td>{_text(problem.reason)}</td></tr>"
-        for problem in check.problems[:SHOWN]
+        f"<tr><td>{text(problem.where)}</td><td>{text(problem.reason)}</td></tr>" for problem in check.problems[:SHOWN]
     ]
     head = "<tr><th>where</th><th>why</th></tr>"
     return f"<h2>What cannot be used</h2>{_cut(len(check.problems))}<table>{head}{''.join(rows)}</table>"
@@ -271,16 +223,6 @@ def _samples(check: DataCheck, loaded: Loaded, pictures: _Pictures) -> str:
         rows = np.flatnonzero((labels[:, number] > 0) & usable)
         chosen = rows[np.arange(min(each, len(rows))) * len(rows) // max(min(each, len(rows)), 1)]
         counts = ", ".join(f"{check.positives[split][number]:,} {split}" for split in SPLITS)
-        parts.append(f"<h3>{_text(name)} <span class=quiet>{counts}</span></h3>")
+        parts.append(f"<h3>{text(name)} <span class=quiet>{counts}</span></h3>")
         parts.append(pictures.show(loaded.listing.entries[row].path for row in chosen))
     return "".join(parts)
-
-
-def _text(words: str) -> str:
-    """Make text of whatever a data set says, wherever in the page it stands."""
-    return escape(words, quote=True)
-
-
-def _label(words: str) -> str:
-    """Make text of it in a figure: plotly reads markup in names, and of the quotation marks no other spelling."""
-    return escape(words, quote=False)

@@ -61,6 +61,7 @@ _WHOLE: Final = {  # key at the top: default, smallest, largest
     "threads": (1, 1, 1024),
     "retries": (2, 0, 100),
     "keep": (5, 1, 10_000),
+    "keep_mb": (2_000, 1, 100_000_000),
 }
 _NAME: Final = r"\w[\w .-]{0,199}"
 _TABLES: Final = ("sampler", "pruner", "space", "fixed")
@@ -77,6 +78,7 @@ class Declaration:
     threads: int  # CPU threads of one trial
     retries: int  # of a trial that failed or was lost
     keep: int  # how many of the best trials keep their weights
+    keep_mb: int  # at most, of all of them together, megabytes; the very best is kept in any case
     sampler: Sampler
     pruner: Pruner
     space: Mapping[str, Domain]  # what every trial draws, "scheduler" included unless fixed

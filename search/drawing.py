@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from mlc_core import SCHEDULER_KEYS, Objective, Value
+from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
+from search.confirm import Verdict
 from search.views import Comparison, Counts, TrialRow
 
 if TYPE_CHECKING:  # it reads pictures, which a status does not need
@@ -43,12 +44,14 @@ def settings(params: Mapping[str, Value]) -> str:
 
 def kind(row: TrialRow) -> str:
     """Where the trial comes from."""
+    if row.repeats is not None:
+        return f"trial {row.repeats}"
     return f"paper {row.paper}" if row.paper is not None else "search"
 
 
 def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
     """One line a trial, with a column for each parameter that one of them has; a scheduler's own stand beside it."""
-    table = _table(title)
+    table = plain_table(title)
     value = NAMES[rows[0].objective] if rows else NAMES["bce"]
     for heading in ("trial", "from", "state", value, "epochs"):
         table.add_column(heading, justify="right" if heading in ("trial", value, "epochs") else "left")
@@ -69,7 +72,7 @@ def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
 
 def trial_table(row: TrialRow) -> Table:
     """Everything about one trial."""
-    table = _table(f"Trial {row.number}", header=False)
+    table = plain_table(f"Trial {row.number}", header=False)
     table.add_column(style="bold")
     table.add_column()
     lines = {
@@ -97,7 +100,7 @@ def best_line(row: TrialRow) -> str:
 
 def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:
     """Parameters of a trial, the fixed ones included."""
-    table = _table(None, header=False)
+    table = plain_table(None, header=False)
     table.add_column(style="bold")
     table.add_column()
     for key, value in {**fixed, **row.params}.items():
@@ -107,7 +110,7 @@ def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     """Documented beside replayed losses, with what was assumed."""
-    table = _table("The documented trials and their replays")
+    table = plain_table("The documented trials and their replays")
     for heading in ("trial", "documented", "assumed", "documented loss", "replayed loss", "replay"):
         table.add_column(heading, justify="right" if "loss" in heading or heading == "trial" else "left")
     for row in comparison.rows:
@@ -143,9 +146,60 @@ def comparison_words(comparison: Comparison) -> list[str]:
     return lines
 
 
+def confirmation_table(verdicts: Sequence[Verdict]) -> Table:
+    """Confirmed trials, best first, each beside the first."""
+    value = NAMES[verdicts[0].row.objective] if verdicts else NAMES["bce"]
+    table = plain_table("Confirmed over fresh seeds")
+    for heading in ("rank", "trial", "searched", f"mean {value}", "spread", "worst", "seeds", "behind the first"):
+        table.add_column(heading, justify="right")
+    table.add_column("told apart")
+    table.add_column("parameters")
+    for place, verdict in enumerate(verdicts, start=1):
+        row, behind = verdict.row, "-"
+        if verdict.behind is not None:
+            margin = "" if verdict.margin is None else f" ± {number(verdict.margin)}"
+            behind = f"{verdict.behind:+.4g}{margin}"
+        costs = sorted(row.values.values(), key=lambda value: cost(value, row.objective))
+        table.add_row(
+            str(place),
+            str(row.trial.number),
+            number(row.trial.value),
+            number(row.mean),
+            number(row.spread),
+            number(costs[-1] if costs else None),
+            f"{len(row.values)}" + (f" of {len(row.values) + row.missing}" if row.missing else ""),
+            behind,
+            "-" if verdict.behind is None else ("yes" if verdict.told_apart else "no"),
+            settings(row.trial.params),
+        )
+    return table
+
+
+def confirmation_words(verdicts: Sequence[Verdict]) -> list[str]:
+    """Say which is the best, and what cannot be told from it."""
+    if not verdicts or not verdicts[0].row.values:
+        return ["No repetition is complete yet."]
+    first = verdicts[0].row
+    lines = [
+        f"First: trial {first.trial.number}. Ranked by mean plus one deviation over the same fresh seeds, "
+        "so that a steady trial goes before a lucky one."
+    ]
+    same = [str(one.row.trial.number) for one in verdicts[1:] if one.behind is not None and not one.told_apart]
+    if same:
+        plural = "s" if len(same) > 1 else ""
+        lines.append(
+            f"Trial{plural} {', '.join(same)} cannot be told apart from it (95 %, paired by seed). More --seeds would "
+            "tell, or choose by cost."
+        )
+    lost = [str(one.row.trial.number) for one in verdicts if one.row.missing]
+    if lost:
+        lines.append(f"Not every repetition of trial {', '.join(lost)} is complete; they rank last.")
+    return lines
+
+
 def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
     """One line a study."""
-    table = _table("Studies")
+    table = plain_table("Studies")
     for heading in ("study", "complete", "pruned", "running", "waiting", "failed", "best"):
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for name, counted, best in rows:
@@ -158,7 +212,7 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
     """Draw what is worth knowing of a data set, with what would harm training at the end."""
     total = sum(found.images.values())
     width, height = ("-".join(str(end) for end in dict.fromkeys(span[::2])) for span in (found.width, found.height))
-    facts = _table(f"{found.root} ({found.format})", header=False)
+    facts = plain_table(f"{found.root} ({found.format})", header=False)
     facts.add_column(style="bold")
     facts.add_column()
     for heading, text in {
@@ -172,14 +226,14 @@ def check_tables(found: DataCheck) -> list[Table | Text]:
         "mean, deviation (RGB)": "; ".join(_levels(levels) for levels in (found.mean, found.std)),
     }.items():
         facts.add_row(heading, Text(text))  # class names are no markup
-    classes = _table("Images of each class")
+    classes = plain_table("Images of each class")
     classes.add_column("class")
     for name in ("all", *found.images):
         classes.add_column(name, justify="right")
     for at in found.common_first:
         counts = (found.together[at][at], *(found.positives[split][at] for split in found.images))
         classes.add_row(Text(found.classes[at]), *(str(count) for count in counts))
-    problems = _table("Rows and files that cannot be used")
+    problems = plain_table("Rows and files that cannot be used")
     problems.add_column("where")
     problems.add_column("why")
     for problem in found.problems[:PROBLEMS]:
@@ -232,7 +286,8 @@ def _cell(row: TrialRow, key: str) -> str:
     return f"{_short(row.params[key])} {settings(own)}".rstrip() if key in row.params else ""
 
 
-def _table(title: str | None, *, header: bool = True) -> Table:
+def plain_table(title: str | None, *, header: bool = True) -> Table:
+    """Make a table without a frame."""
     return Table(title=title, title_justify="left", title_style="bold", show_header=header, box=None, pad_edge=False)
 
 

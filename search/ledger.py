@@ -76,6 +76,8 @@ class Ledger:
         Optuna's id of the study.
     retries : int
         How often a trial that failed or was lost is claimed again before it is given up.
+    draws : bool
+        Whether new trials are begun once the queue is empty.
 
     Raises
     ------
@@ -85,8 +87,8 @@ class Ledger:
         From every operation, when the database stays away.
     """
 
-    def __init__(self, storage: RDBStorage, study_id: int, *, retries: int = 2) -> None:
-        self._storage, self._study_id, self._retries = storage, study_id, retries
+    def __init__(self, storage: RDBStorage, study_id: int, *, retries: int = 2, draws: bool = True) -> None:
+        self._storage, self._study_id, self._retries, self._draws = storage, study_id, retries, draws
 
     def open_budget(self, trials: int) -> int:
         """Ask for that many more finished trials.
@@ -317,13 +319,19 @@ class Ledger:
         for budget in session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all():
             counts = states(session, budget.budget_id)
             running, finished = counts.get(TrialState.RUNNING, 0), _finished(counts)
-            if running + finished < budget.trials:
+            empty = not self._draws and self._queue_is_empty(session)
+            if running + finished < budget.trials and not empty:
                 return int(budget.budget_id)
-            if finished >= budget.trials:
+            if finished >= budget.trials or (empty and not running):
                 self._close(session, budget.budget_id)
             else:
                 answer = Wait()
         return answer
+
+    def _queue_is_empty(self, session: Session) -> bool:
+        trial = models.TrialModel
+        queue = select(trial.trial_id).filter_by(study_id=self._study_id, state=TrialState.WAITING).limit(1)
+        return session.execute(queue).first() is None
 
     def _take(self, session: Session, *, worker: str, budget_id: int, clock: float) -> Claim:
         trial: Trial = self._pop(session)

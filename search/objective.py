@@ -15,7 +15,9 @@ from typing import Final
 from optuna.trial import Trial
 
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, OnEpoch, Params, Stream, choose, fit, stream_seed
+from search.artifacts import checkpoint_folder
 from search.ledger import Claim, ask
+from search.notes import leave
 from search.signals import Stop
 from search.space import suggest
 from search.storage import patiently
@@ -27,6 +29,7 @@ from search.study import (
     METRICS,
     PAPER,
     PRECISION,
+    REPEATS,
     SECONDS,
     Study,
     fit_spec,
@@ -58,7 +61,7 @@ Outcome = Finished | Pruned | Lost
 
 
 def run_trial(
-    study: Study, claim: Claim, *, data: Dataset, precision: str, checkpoint: Path, stop: Stop, lost: Event
+    study: Study, claim: Claim, *, data: Dataset, precision: str, root: Path, stop: Stop, lost: Event
 ) -> Outcome:
     """Train a claimed trial, going on from its checkpoint if it has one.
 
@@ -66,8 +69,8 @@ def run_trial(
     ----------
     precision : "fp32" or "bf16"
         The study's, see `study_precision`.
-    checkpoint : Path
-        The trial's own folder.
+    root : Path
+        The artifact folder.
     stop : Stop
         Once asked, training ends at once; the checkpoint of the last whole epoch stays.
     lost : Event
@@ -80,10 +83,11 @@ def run_trial(
     MlcError
         As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
     """
+    checkpoint = checkpoint_folder(root, study, claim.number)
     study.optuna.sampler = sampler(study.declaration, claim.number)
     trial = patiently(study.storage, lambda: ask(study.optuna, claim))
     drawn = patiently(study.storage, lambda: suggest(trial, study.declaration))
-    replay = PAPER in trial.user_attrs
+    replay = PAPER in trial.user_attrs or REPEATS in trial.user_attrs
     seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
     spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
     _note(study, trial, FIT, spec)
@@ -112,12 +116,12 @@ def run_trial(
             shutil.rmtree(checkpoint)
             value = train()
     except Diverged as error:
-        reporter.note()
+        reporter.note(root, ended=f"Diverged in epoch {error.epoch}, as {error.reason},")
         _note(study, trial, DIVERGED, f"epoch {error.epoch}: {error.reason}")
         return Pruned()
     if lost.is_set():
         return Lost()
-    reporter.note()
+    reporter.note(root, ended="Pruned" if reporter.pruned else "Complete")
     return Pruned() if reporter.pruned else Finished(value)
 
 
@@ -154,11 +158,12 @@ class _Reporter(OnEpoch):
             self._stop.check()
         return not self.pruned
 
-    def note(self) -> None:
+    def note(self, root: Path, *, ended: str) -> None:
         """Store what the study's reports have no room for."""
         metrics = {name: [getattr(report, name) for report in self._reports] for name in METRICS_OF_AN_EPOCH}
         _note(self._study, self._trial, METRICS, metrics)
         _note(self._study, self._trial, SECONDS, round(sum(report.seconds for report in self._reports), 3))
+        leave(root, self._study, self._trial, self._reports, ended=ended)
 
 
 def _note(study: Study, trial: Trial, key: str, value: object) -> None:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from mlc_core import Value
 
@@ -31,9 +32,22 @@ class PaperTrial:
         return {**self.documented, **self.assumed}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperResult:
+    """The document's final model on its own test images; shares from 0 to 1."""
+
+    accuracy: float  # element-wise
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    classes: tuple[str, ...]
+    precision: tuple[float, ...]  # a class
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+
+
 def paper_trials() -> tuple[PaperTrial, ...]:
     """Return the documented trials in the document's order."""
-    table = tomllib.loads((files("studies") / "paper.toml").read_text(encoding="utf-8"))
     return tuple(
         PaperTrial(
             number=trial["number"],
@@ -42,5 +56,17 @@ def paper_trials() -> tuple[PaperTrial, ...]:
             seed=trial["assumed"]["seed"],
             val_loss=trial["result"]["val_loss"],
         )
-        for trial in table["trial"]
+        for trial in _document()["trial"]
     )
+
+
+def paper_result() -> PaperResult:
+    """Return what the document's final model reached."""
+    table = _document()["result"]
+    whole = {key: value / 100 for key, value in table.items() if not isinstance(value, list)}
+    by_class = {key: tuple(value / 100 for value in table[key]) for key in ("precision", "recall", "f1")}
+    return PaperResult(classes=tuple(table["classes"]), **by_class, **whole)
+
+
+def _document() -> dict[str, Any]:
+    return tomllib.loads((files("studies") / "paper.toml").read_text(encoding="utf-8"))

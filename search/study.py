@@ -29,8 +29,11 @@ from search.strategy import pruner
 
 DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JSON
 IDENTITY: Final = "mlc:id"  # study attribute: names the study's files; another study of this name has another
+DATA: Final = "mlc:data"  # study attribute: where its data came from, their fingerprint and splits, as JSON
 PRECISION: Final = "mlc:precision"  # study attribute: what the first worker's measurement chose for all
+CONFIRMS: Final = "mlc:confirms"  # study attribute: the study whose best trials this one repeats; it has no search
 PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
+REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
 FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
 COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
 METRICS: Final = "metrics"  # trial attribute: by name, one value an epoch
@@ -56,14 +59,19 @@ class Study:
 
 @contextmanager
 def open_study(
-    reference: str, storage_url: str | None, *, overrides: Mapping[str, int] | None = None, create: bool = False
+    reference: str | Declaration,
+    storage_url: str | None,
+    *,
+    overrides: Mapping[str, int] | None = None,
+    create: bool = False,
+    confirms: str | None = None,
 ) -> Iterator[Study]:
     """Open a study for as long as the context lasts.
 
     Parameters
     ----------
-    reference : str
-        A study's name, or a declaration's file. A study in the database keeps the declaration that it was
+    reference : str or Declaration
+        A study's name, or a declaration, or its file. A study in the database keeps the declaration that it was
         started with; a file, and each override, must agree with that.
     storage_url : str, optional
         As `search.storage.resolve_url` takes it.
@@ -71,6 +79,8 @@ def open_study(
         Values from the command line that win over the file's, such as ``{"epochs": 3}``.
     create : bool
         Whether a study that is not there is started, where its declaration is known.
+    confirms : str, optional
+        Name of the study that one started now confirms: then it runs what is enqueued, and never draws.
 
     Raises
     ------
@@ -78,10 +88,11 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what matters of its lines, the study holds
     wanted = overrides or {}
-    declared = declarations.read(Path(reference), overrides=wanted) if _is_file(reference) else None
+    if isinstance(reference, str) and _is_file(reference):
+        reference = declarations.read(Path(reference), overrides=wanted)
     storage = connect(resolve_url(storage_url), create=create)
     try:
-        yield _open(storage, declared or reference, wanted, create=create)
+        yield _open(storage, reference, wanted, create=create, confirms=confirms)
     finally:
         close(storage)
 
@@ -159,7 +170,14 @@ def _is_file(reference: str) -> bool:
     return reference.endswith(".toml") or "/" in reference
 
 
-def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str, int], *, create: bool) -> Study:
+def _open(
+    storage: RDBStorage,
+    wanted: Declaration | str,
+    overrides: Mapping[str, int],
+    *,
+    create: bool,
+    confirms: str | None,
+) -> Study:
     name = wanted if isinstance(wanted, str) else wanted.name
     there = {study.study_name: study for study in storage.get_all_studies()}
     fresh = declarations.built_in(name) if wanted in BUILT_IN else wanted
@@ -175,6 +193,8 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
         raise BadDeclaration(f"study {name!r}", "declaration", problem)
     study_id = cached.get_study_id_from_name(name)
     ledger = Ledger(storage, study_id)
+    if confirms is not None:
+        ledger.remember(CONFIRMS, confirms)
     text: str = (
         storage.get_study_user_attrs(study_id)[DECLARATION]
         if isinstance(wanted, str)
@@ -187,7 +207,8 @@ def _open(storage: RDBStorage, wanted: Declaration | str, overrides: Mapping[str
         raise StudyChanged(name, changes)
     study = optuna.load_study(study_name=name, storage=cached, pruner=pruner(declared))
     identity = ledger.remember(IDENTITY, uuid.uuid4().hex)
-    return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries))
+    draws = CONFIRMS not in storage.get_study_user_attrs(study_id)
+    return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries, draws=draws))
 
 
 def _is_bare(storage: RDBStorage, study: FrozenStudy, wanted: Declaration | str) -> bool:

@@ -16,7 +16,7 @@ from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
 from search.storage import patiently
-from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, SECONDS, Study
+from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, REPEATS, SECONDS, Study
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -41,6 +41,7 @@ class TrialRow:
     val_loss: float | None  # of what has finished, nats, whatever the objective is: the lowest, or as the value is
     params: Mapping[str, Value]  # drawn or brought along; the fixed ones are the study's
     paper: int | None  # number of the documented trial that it replays
+    repeats: int | None  # number of the trial that it repeats, in a study that confirms another
     seed: int | None  # None until it has started
     seconds: float | None  # spent training; None until it has finished
     started: datetime | None
@@ -69,6 +70,7 @@ class TrialRow:
             "epochs": self.epochs,
             "params": dict(self.params),
             "paper": self.paper,
+            "repeats": self.repeats,
             "seed": self.seed,
             "seconds": self.seconds,
             "started": self.started.isoformat() if self.started else None,
@@ -179,6 +181,7 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
         val_loss=_val_loss(study, trial),
         params=trial.params or trial.system_attrs.get("fixed_params", {}),
         paper=attributes.get(PAPER),
+        repeats=attributes.get(REPEATS),
         seed=spec.get("seed"),
         seconds=attributes.get(SECONDS),
         started=start.astimezone(UTC) if start else None,

@@ -169,7 +169,7 @@ def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, nam
     folder = artifacts.checkpoint_folder(root, study, claim.number)
     lost = threading.Event()
     with _beating(study.ledger, claim.trial_id, name, lost):
-        outcome = run_trial(study, claim, data=data, precision=precision, checkpoint=folder, stop=stop, lost=lost)
+        outcome = run_trial(study, claim, data=data, precision=precision, root=root, stop=stop, lost=lost)
         if not _write_end(study, claim, outcome, name=name, root=root, folder=folder):
             log.warning("trial %d was taken over by another worker", claim.number)
             return 0

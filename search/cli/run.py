@@ -80,7 +80,7 @@ def run(
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
-        count = _default_workers(opened.declaration.threads) if workers is None else workers
+        count = default_workers(opened.declaration.threads) if workers is None else workers
         if count or source:  # else only workers elsewhere need the data
             try:
                 data_of(opened, source, root, stop)
@@ -191,7 +191,8 @@ def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
     )
 
 
-def _default_workers(threads: int) -> int:
+def default_workers(threads: int) -> int:
+    """Choose how many processes, for trials of so many threads."""
     from mlc_core import processors
 
     return max(1, min(MOST_WORKERS, processors() // threads))

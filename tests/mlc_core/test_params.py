@@ -57,6 +57,7 @@ PARAMS = st.builds(
     asymmetric_gamma_pos=st.floats(0, 20),
     asymmetric_gamma_neg=st.floats(0, 20),
     asymmetric_clip=st.floats(0, 1),
+    ema=st.floats(0, 1, exclude_max=True),
 )
 
 
@@ -85,6 +86,7 @@ NUMBERS = {
     "rare_below": Range(0, 1),
     "rare_repeat": Range(1, 100),
     "label_smoothing": Range(0, 1, open_high=True),
+    "ema": Range(0, 1, open_high=True),
     "pos_weight_power": Range(0, 1),
     "focal_gamma": Range(0, 20),
     "asymmetric_gamma_pos": Range(0, 20),
@@ -118,7 +120,7 @@ OWNER: dict[str, SchedulerName] = {
 ALL_KEYS = (
     "optimizer, lr, weight_decay, dropout, scheduler, t_max, batch_size, backbone, stem, image_size, weights, augment, "
     "flip, rare_below, rare_repeat, rare_augment, loss, label_smoothing, pos_weight_power, focal_gamma, "
-    "asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip, step_size, gamma, factor, patience"
+    "asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip, ema, step_size, gamma, factor, patience"
 )
 
 
@@ -224,6 +226,7 @@ def test_an_unknown_key_is_named_with_those_that_are_known(key: str, value: int 
         ),
         ({"loss": "asl"}, "loss: 'asl' is not one of bce, weighted, focal, asymmetric."),
         ({"label_smoothing": 1}, "label_smoothing: 1 is not a number in [0, 1)."),
+        ({"ema": 1}, "ema: 1 is not a number in [0, 1)."),
         ({"focal_gamma": -1}, "focal_gamma: -1 is not a number from 0 to 20."),
         ({"weights": ""}, "weights: '' is not none, imagenet or the path of a file."),
         ({"weights": 3}, "weights: 3 is not none, imagenet or the path of a file."),
