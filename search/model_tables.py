@@ -106,6 +106,25 @@ def way_table(ways: Mapping[Way, Scores]) -> Table:
     return table
 
 
+def gain_table(best: Chosen, ensemble: Chosen, milliseconds: tuple[float, float]) -> Table:
+    """Set what an ensemble gains on test beside what it costs."""
+    table = plain_table("The best single model and the ensemble, on test")
+    for heading in ("", "best single", "ensemble"):
+        table.add_column(heading, justify="right" if heading else "left")
+    pair = best.scores(), ensemble.scores()
+    lines = {
+        "macro F1": [_percent(one.macro.f1, one.intervals["macro_f1"]) for one in pair],
+        "mAP": [_percent(one.mean_ap, one.intervals["mean_ap"]) for one in pair],
+        "accuracy, element-wise": [_percent(one.accuracy, one.intervals["accuracy"]) for one in pair],
+        "loss (BCE), calibrated": [f"{one.loss:.4f}" for one in pair],
+        "models": [str(len(one.members)) for one in (best, ensemble)],
+        "milliseconds an image": [f"{one:.2f}" for one in milliseconds],
+    }
+    for name, cells in lines.items():
+        table.add_row(name, *cells)
+    return table
+
+
 def documented_table(scores: Scores) -> Table:
     """Set the document's figures beside ours; the data differ."""
     paper = paper_result()

@@ -68,26 +68,30 @@ def note(reports: Sequence[EpochReport], objective: Objective, *, ended: str) ->
 
 def curves(losses: Mapping[str, Sequence[float]]) -> str:
     """Draw losses over epochs, counted from 1, on a logarithmic scale, as SVG, which a browser shows as a picture."""
-    known = [value for line in losses.values() for value in line if math.isfinite(value) and value > 0]
-    low, high = math.log10(min(known, default=0.1)) - 0.02, math.log10(max(known, default=1.0)) + 0.02
+    logs = {
+        name: [(epoch, _log(loss)) for epoch, loss in enumerate(line, start=1) if math.isfinite(loss) and loss > 0]
+        for name, line in losses.items()
+    }
+    known = [log for line in logs.values() for _, log in line]
+    low, high = min(known, default=-1.0) - 0.02, max(known, default=0.0) + 0.02
     epochs = max(map(len, losses.values()))
 
     def x(epoch: int) -> float:
         return _LEFT + (_WIDTH - _LEFT - 20) * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
 
-    def y(loss: float) -> float:
-        return 30 + (_HEIGHT - 30 - _LOW) * (high - math.log10(loss)) / (high - low)
+    def y(log: float) -> float:
+        return 30 + (_HEIGHT - 30 - _LOW) * (high - log) / (high - low)
 
     parts = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>']
-    for loss in (10 ** (low + (high - low) * step / 4) for step in range(5)):
-        parts.append(f'<path d="M{_LEFT} {y(loss):.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
-        parts.append(_text(_LEFT - 8, y(loss) + 4, f"{loss:.3g}", anchor="end"))
+    for log in (low + (high - low) * step / 4 for step in range(5)):
+        parts.append(f'<path d="M{_LEFT} {y(log):.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
+        parts.append(_text(_LEFT - 8, y(log) + 4, f"{10**log:.3g}", anchor="end"))
     ticks = range(1, epochs + 1, math.ceil(epochs / 12))
     parts += [_text(x(epoch), _HEIGHT - _LOW + 18, str(epoch)) for epoch in ticks]
     parts.append(_text((_WIDTH + _LEFT) / 2, _HEIGHT - 8, "epoch"))
-    for place, (name, line) in enumerate(losses.items()):
+    for place, (name, line) in enumerate(logs.items()):
         colour, dash, _ = _LINES[name]
-        points = [(x(epoch), y(loss)) for epoch, loss in enumerate(line, start=1) if math.isfinite(loss) and loss > 0]
+        points = [(x(epoch), y(log)) for epoch, log in line]
         path = " ".join(f"{left:.1f},{top:.1f}" for left, top in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5" {dash}/>')
         parts += [f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour}"/>' for left, top in points]
@@ -97,6 +101,10 @@ def curves(losses: Mapping[str, Sequence[float]]) -> str:
     style = 'font-family="system-ui, sans-serif" font-size="12" fill="#1a1a1a"'
     size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(parts)}</svg>\n'
+
+
+def _log(loss: float) -> float:
+    return max(-12.0, min(12.0, math.log10(loss)))  # farther than any loss that is worth a look
 
 
 def _text(x: float, y: float, words: str, *, anchor: str = "middle") -> str:

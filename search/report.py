@@ -1,0 +1,180 @@
+"""What a search came to, as sections of one page: data, study, documented trials, model, thresholds, ensemble.
+
+Not here: how the page is written (report_page.py); how figures are drawn (figures.py).
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Final
+
+import torch
+from rich.table import Table as Drawn
+from rich.text import Text
+
+from mlc_core import SPLITS, Dataset, processors
+from search.chosen import Chosen
+from search.confirm import Verdict
+from search.drawing import (
+    best_line,
+    comparison_table,
+    comparison_words,
+    confirmation_table,
+    confirmation_words,
+    counted,
+    number,
+    params_table,
+    plain_table,
+    trials_table,
+)
+from search.model_figures import model_figures, study_figures
+from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
+from search.report_page import Note, Part, Section, Table
+from search.study import Study
+from search.views import compare_paper, counts, leaderboard, trial_rows
+
+LEADERS: Final = 20  # rows of the leaderboard
+_PACKAGES: Final = ("mlc-search", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
+
+
+def sections(
+    study: Study, dataset: Dataset, best: Chosen, ensemble: Chosen, verdicts: Iterable[Verdict], commands: Iterable[str]
+) -> list[Section]:
+    """Build the report.
+
+    Parameters
+    ----------
+    best, ensemble : Chosen
+        From `search.chosen.choose`; the two are set side by side.
+    verdicts : iterable of Verdict
+        Of the confirmation, if there is one.
+    commands : iterable of str
+        That lead to the same again.
+    """
+    told = list(verdicts)
+    return [
+        _data(dataset),
+        _study(study),
+        _paper(study),
+        *([_confirmation(told)] if told else []),
+        _model(best, dataset),
+        _thresholds(best),
+        _ensemble(best, ensemble, dataset),
+        _again(study, dataset, commands),
+    ]
+
+
+def _data(dataset: Dataset) -> Section:
+    splits = {name: getattr(dataset, name) for name in SPLITS}
+    table = plain_table("Images that carry each class")
+    for heading in ("class", *(f"{name}, of {len(split)}" for name, split in splits.items())):
+        table.add_column(heading)
+    for at, name in enumerate(dataset.classes):
+        table.add_row(Text(name), *(f"{int(split.labels[:, at].sum()):,}" for split in splits.values()))
+    shape = dataset.train.images.shape
+    said = f"{dataset.name}, fingerprint {dataset.fingerprint}; kept at {shape[-1]} x {shape[-2]} pixels."
+    alone = "Parameters were searched and thresholds tuned on val; no choice was made on test."
+    return Section("The data", "data", [Note(said), Note(alone), table_of(table)])
+
+
+def _study(study: Study) -> Section:
+    rows = trial_rows(study)
+    leaders = leaderboard(rows)
+    declaration = study.declaration.to_table()
+    space = plain_table("The search space")
+    space.add_column("parameter")
+    space.add_column("values")
+    for key, domain in declaration["space"].items():
+        space.add_row(key, Text(str(domain)))
+    for key, value in declaration["fixed"].items():
+        space.add_row(key, Text(f"{value} (fixed)"))
+    how = (
+        f"{counted(counts(rows))}. Sampler {declaration['sampler']['name']}, pruner {declaration['pruner']['name']}, "
+        f"{study.declaration.epochs} epochs a trial, objective {study.declaration.objective}, seed "
+        f"{study.declaration.seed}."
+    )
+    parts: list[Part] = [Note(how), *study_figures(study, rows).values()]
+    parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
+    return Section(f"The study {study.name}", "study", parts)
+
+
+def _paper(study: Study) -> Section:
+    comparison = compare_paper(trial_rows(study))
+    words = [Note(line) for line in comparison_words(comparison)]
+    return Section("The documented trials, replayed", "paper", [table_of(comparison_table(comparison)), *words])
+
+
+def _confirmation(verdicts: list[Verdict]) -> Section:
+    words = [Note(line) for line in confirmation_words(verdicts)]
+    return Section("Confirmed over fresh seeds", "confirmation", [table_of(confirmation_table(verdicts)), *words])
+
+
+def _model(best: Chosen, dataset: Dataset) -> Section:
+    scores = best.scores()
+    row = best.candidates[0].row
+    tables = (
+        summary(best, best.latency(dataset)),
+        score_table(scores),
+        class_table(scores),
+        documented_table(scores),
+        params_table(row, dict(row.fit.get("params", {}))),
+    )
+    figures = model_figures(best, dataset)
+    return Section("The chosen model", "model", [Note(best_line(row)), *map(table_of, tables), *figures.values()])
+
+
+def _thresholds(best: Chosen) -> Section:
+    said = (
+        f"Tuned on validation for {best.thresholds.goal}, after calibration; a class with few examples is held near "
+        f"the one threshold for all, {number(best.thresholds.overall)}. Intervals are 95 %, by bootstrap over images."
+    )
+    return Section("Class-wise thresholds", "thresholds", [Note(said), table_of(way_table(best.by_way()))])
+
+
+def _ensemble(best: Chosen, ensemble: Chosen, dataset: Dataset) -> Section:
+    times = best.latency(dataset), ensemble.latency(dataset)
+    tables = summary(ensemble, times[1]), gain_table(best, ensemble, times), class_table(ensemble.scores())
+    return Section("The ensemble", "ensemble", [*map(table_of, tables)])
+
+
+def _again(study: Study, dataset: Dataset, commands: Iterable[str]) -> Section:
+    table = plain_table("Versions, seeds, hardware")
+    table.add_column("what")
+    table.add_column("here")
+    for package in _PACKAGES:
+        table.add_row(package, version(package))
+    row = next(iter(leaderboard(trial_rows(study))), None)
+    for key, value in {
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "processors": f"{processors()}, {torch.backends.cpu.get_cpu_capability()}",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "study's seed": study.declaration.seed,
+        "best trial's seed": row.seed if row else "-",
+        "precision and threads of a trial": " ".join(map(str, row.compute.values())) if row else "-",
+        "data": dataset.fingerprint,
+    }.items():
+        table.add_row(key, Text(str(value)))
+    lines = [Note("The same data, parameters, seed, threads and machine give the same bits.")]
+    return Section(
+        "How to reproduce this", "again", [*lines, *(Note(line, code=True) for line in commands), table_of(table)]
+    )
+
+
+def commands_of(study: Study, *options: object) -> list[str]:
+    """Spell the commands that lead to the same study and report again."""
+    named = [] if study.name == "default" else ["--study", study.name]
+    finished = counts(trial_rows(study)).finished
+    words = (["enqueue-paper-trials"], ["run", "--trials", str(finished)], ["confirm"], ["report"])
+    return [shlex.join(["mlc-search", *one, *named, *map(str, options)]) for one in words]
+
+
+def table_of(drawn: Drawn) -> Table:
+    """Take over what was made for the terminal."""
+    columns = [[str(cell) for cell in column.cells] for column in drawn.columns]
+    head = tuple(str(column.header) for column in drawn.columns)
+    rows = tuple(zip(*columns, strict=True))
+    return Table(title=str(drawn.title or ""), head=head if drawn.show_header else (), rows=rows)
