@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.cache import write_atomically as write_atomically
     from mlc_core.calibration import Calibration as Calibration
     from mlc_core.calibration import calibrate as calibrate
+    from mlc_core.card import Card as Card
+    from mlc_core.card import DataCard as DataCard
     from mlc_core.data.check import DataCheck as DataCheck
     from mlc_core.data.check import check as check
     from mlc_core.data.dataset import Dataset as Dataset
@@ -66,10 +68,15 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.ensemble import blend as blend
     from mlc_core.ensemble import select as select
     from mlc_core.evaluation import Average as Average
+    from mlc_core.evaluation import ClassScores as ClassScores
     from mlc_core.evaluation import Interval as Interval
     from mlc_core.evaluation import Scores as Scores
     from mlc_core.evaluation import score as score
+    from mlc_core.export import Part as Part
+    from mlc_core.export import save_model as save_model
     from mlc_core.machine import processors as processors
+    from mlc_core.onnx_model import write_onnx as write_onnx
+    from mlc_core.onnx_model import write_torch_export as write_torch_export
     from mlc_core.predict import Member as Member
     from mlc_core.predict import Predictor as Predictor
     from mlc_core.predict import infer as infer
@@ -77,6 +84,9 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.predict import read_member as read_member
     from mlc_core.predictions import Predictions as Predictions
     from mlc_core.pretrained import check_weights as check_weights
+    from mlc_core.shipped import Model as Model
+    from mlc_core.shipped import Prediction as Prediction
+    from mlc_core.shipped import load_model as load_model
     from mlc_core.thresholds import Goal as Goal
     from mlc_core.thresholds import Thresholds as Thresholds
     from mlc_core.thresholds import one_for_all as one_for_all
@@ -103,8 +113,11 @@ __all__ = [
     "BadParams",
     "BadWeights",
     "Calibration",
+    "Card",
+    "ClassScores",
     "Compute",
     "Cosine",
+    "DataCard",
     "DataCheck",
     "Dataset",
     "Direction",
@@ -118,12 +131,15 @@ __all__ = [
     "Member",
     "MissingExtra",
     "MlcError",
+    "Model",
     "NoDevice",
     "Objective",
     "OnEpoch",
     "OnProgress",
     "Params",
+    "Part",
     "Plateau",
+    "Prediction",
     "Predictions",
     "Predictor",
     "Problem",
@@ -150,32 +166,42 @@ __all__ = [
     "from_torch",
     "infer",
     "load_dataset",
+    "load_model",
     "one_for_all",
     "per_class",
     "predict_split",
     "processors",
     "read_data",
     "read_member",
+    "save_model",
     "score",
     "select",
     "stream_seed",
     "tune",
     "write_atomically",
+    "write_onnx",
+    "write_torch_export",
 ]
 
 _ON_FIRST_USE: Final = {
     "Average": "mlc_core.evaluation",
-    "Interval": "mlc_core.evaluation",
     "Calibration": "mlc_core.calibration",
+    "Card": "mlc_core.card",
+    "ClassScores": "mlc_core.evaluation",
     "Compute": "mlc_core.device",
+    "DataCard": "mlc_core.card",
     "DataCheck": "mlc_core.data.check",
     "Dataset": "mlc_core.data.dataset",
     "FORMATS": "mlc_core.data.readers",
     "Goal": "mlc_core.thresholds",
+    "Interval": "mlc_core.evaluation",
     "Listing": "mlc_core.data.listing",
     "Loaded": "mlc_core.data.load",
     "Member": "mlc_core.predict",
+    "Model": "mlc_core.shipped",
     "OnProgress": "mlc_core.data.store",
+    "Part": "mlc_core.export",
+    "Prediction": "mlc_core.shipped",
     "Predictions": "mlc_core.predictions",
     "Predictor": "mlc_core.predict",
     "Problem": "mlc_core.data.listing",
@@ -194,16 +220,20 @@ _ON_FIRST_USE: Final = {
     "from_torch": "mlc_core.data.from_torch",
     "infer": "mlc_core.predict",
     "load_dataset": "mlc_core.data.load",
+    "load_model": "mlc_core.shipped",
     "one_for_all": "mlc_core.thresholds",
     "per_class": "mlc_core.thresholds",
     "predict_split": "mlc_core.predict",
     "processors": "mlc_core.machine",
     "read_data": "mlc_core.data.load",
     "read_member": "mlc_core.predict",
+    "save_model": "mlc_core.export",
     "score": "mlc_core.evaluation",
     "select": "mlc_core.ensemble",
     "tune": "mlc_core.thresholds",
     "write_atomically": "mlc_core.cache",
+    "write_onnx": "mlc_core.onnx_model",
+    "write_torch_export": "mlc_core.onnx_model",
 }
 
 

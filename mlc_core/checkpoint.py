@@ -144,8 +144,13 @@ def read_state(
     return saved
 
 
-def write_best(folder: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Replace the folder's best weights (safetensors, so that reading them runs no code)."""
+def write_best(folder: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replace the folder's best weights."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / BEST, weights, metadata)
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replace a file of weights (safetensors, so that reading them runs no code)."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(folder / BEST, to_safetensors(plain, metadata))
+    write_atomically(path, to_safetensors(plain, metadata))

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     SPLIT = 6
     CONFIRM = 7
     BOOTSTRAP = 8
+    PRETRAIN = 9
 
 
 def stream_seed(seed: int, stream: Stream, epoch: int = 0) -> int:

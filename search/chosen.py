@@ -114,14 +114,13 @@ class Chosen:
 
 def candidates(study: Study, confirmation: Study | None, root: Path) -> list[Candidate]:
     """List the trials of a study and its confirmation whose weights are there, best first."""
-    found = []
+    found: list[Candidate] = []
     for one in (study, confirmation):
         if one is None:
             continue
         trials = {trial.number: trial for trial in one.optuna.get_trials(deepcopy=False)}
-        for row in leaderboard(trial_rows(one)):
-            if (weights := weights_path(root, trials[row.number])) is not None:
-                found.append(Candidate(row=row, study=one.name, weights=weights))
+        paths = ((row, weights_path(root, trials[row.number])) for row in leaderboard(trial_rows(one)))
+        found += [Candidate(row=row, study=one.name, weights=weights) for row, weights in paths if weights is not None]
     return sorted(found, key=lambda candidate: candidate.row.rank)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any, Final
@@ -94,19 +94,22 @@ class Verdict:
 def open_confirmation(study: Study, storage_url: str, *, create: bool = False) -> Iterator[Study | None]:
     """Open the study of a study's repetitions; None where there is none and none is to be made."""
     wanted = _declaration(study.declaration)
-    try:
-        with open_study(
-            wanted if create else wanted.name, storage_url, create=create, confirms=study.name if create else None
-        ) as opened:
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(
+                open_study(wanted, storage_url, create=True, confirms=study.name)
+                if create
+                else open_study(wanted.name, storage_url)
+            )
+        except StudyNotFound:
             if create:
-                for key in (DATA, PRECISION):
-                    if (known := study.optuna.user_attrs.get(key)) is not None:
-                        opened.ledger.remember(key, known)
-            yield opened
-    except StudyNotFound:
-        if create:
-            raise
-        yield None
+                raise
+            opened = None
+        if opened is not None and create:
+            for key in (DATA, PRECISION):
+                if (known := study.optuna.user_attrs.get(key)) is not None:
+                    opened.ledger.remember(key, known)
+        yield opened
 
 
 def enqueue_repetitions(study: Study, confirmation: Study, *, top: int, seeds: int) -> int:

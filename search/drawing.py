@@ -147,7 +147,7 @@ def comparison_words(comparison: Comparison) -> list[str]:
 
 
 def confirmation_table(verdicts: Sequence[Verdict]) -> Table:
-    """Confirmed trials, best first, each beside the first."""
+    """Set confirmed trials, best first, beside the first one."""
     value = NAMES[verdicts[0].row.objective] if verdicts else NAMES["bce"]
     table = plain_table("Confirmed over fresh seeds")
     for heading in ("rank", "trial", "searched", f"mean {value}", "spread", "worst", "seeds", "behind the first"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -18,7 +19,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from mlc_core import MissingExtra, MlcError, Objective, Predictions, Scores, Split, Value, cost
+from mlc_core import MissingExtra, MlcError, Objective, Predictions, Scores, Split, Value
 from mlc_core.evaluation import multilabel_confusion, reliability
 from search.page import label, picture, text
 from search.views import TrialRow, leaderboard
@@ -38,6 +39,7 @@ _STEPS: Final = np.linspace(0, 1, 101)  # thresholds; levels of recall and of fa
 _POINTS: Final = 400  # of a curve; more cannot be seen
 _INK: Final = "#1a1a1a"
 _GRID: Final = "#e3e3e3"
+_PATTERN: Final = {"fillmode": "overlay", "fgcolor": "#fff", "size": 6, "solidity": 0.3}
 # Okabe & Ito 2008, told apart by all eyes; without the yellow, which white paper swallows, and black, which means.
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash")  # five to six colours: no pair comes back before 30
@@ -55,6 +57,7 @@ _AXIS: Final = {
     "ticks": "outside",
     "tickcolor": "#888",
     "zeroline": False,
+    "title": {"font": {"size": 13}},
 }
 _TEMPLATE: Final = go.layout.Template(
     layout={
@@ -66,8 +69,9 @@ _TEMPLATE: Final = go.layout.Template(
         "yaxis": _AXIS,
         "hoverlabel": {"bgcolor": "#fff", "font": {"color": _INK}},
         "hovermode": "closest",
+        "legend": {"title": {"font": {"size": 13}}, "tracegroupgap": 0},
         "margin": {"l": 10, "r": 10, "b": 10},
-        "title": {"x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 10, "l": 10}, "font": {"size": 16}},
+        "title": {"x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 20, "l": 10}, "font": {"size": 16}},
     }
 )
 
@@ -86,25 +90,32 @@ def training_curves(train_loss: Sequence[float], val_loss: Sequence[float], *, b
     best : int
         The epoch (counted from 1) whose weights were kept.
     """
-    epochs = list(range(1, len(val_loss) + 1))
     figure = go.Figure()
     for name, losses, colour, dash, symbol in (
         ("training, under dropout and augmentation", train_loss, _COLOURS[0], "dash", "square-open"),
         ("validation", val_loss, _COLOURS[1], "solid", "circle"),
     ):
         figure.add_scatter(
-            x=epochs, y=list(losses), name=name, mode="lines+markers", line={"color": colour, "dash": dash},
-            marker={"symbol": symbol, "size": 7}, hovertemplate=f"epoch %{{x}}: {name} loss %{{y:.4g}}<extra></extra>",
-        )  # fmt: skip
+            x=list(range(1, len(losses) + 1)),
+            y=list(losses),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol, "size": 7},
+            hovertemplate="epoch %{x}: %{y:.4g}, %{fullData.name}<extra></extra>",
+        )
     figure.add_scatter(
-        x=[best], y=[val_loss[best - 1]], name=f"best epoch: {best}, {val_loss[best - 1]:.4g}", mode="markers",
+        x=[best],
+        y=[val_loss[best - 1]],
+        name=f"best epoch: {best}, {val_loss[best - 1]:.4g}",
+        mode="markers",
         marker={"symbol": "star", "size": 17, "color": _INK},
-        hovertemplate="best epoch %{x}: validation loss %{y:.4g}<extra></extra>",
-    )  # fmt: skip
+        hoverinfo="name",
+    )
     figure.add_vline(x=best, line={"color": _INK, "dash": "dot", "width": 1})
-    figure.update_xaxes(title="epoch", **_whole(len(epochs)))
+    figure.update_xaxes(title="epoch", dtick=max(1, -(-len(val_loss) // 20)))
     figure.update_yaxes(title="loss, nats", **_log([*train_loss, *val_loss]))
-    return _finished(figure, "Loss by epoch", height=400, legend=True)
+    return _finished(figure, "Loss by epoch", height=370)
 
 
 def precision_recall_bars(scores: Scores) -> go.Figure:
@@ -112,33 +123,31 @@ def precision_recall_bars(scores: Scores) -> go.Figure:
     shown = _common(scores)
     classes = [scores.classes[at] for at in shown]
     figure = go.Figure()
-    for name, values, intervals, colour, pattern in (
-        ("precision", [one.precision for one in classes], [one.precision_interval for one in classes], "#0072B2", ""),
-        ("recall", [one.recall for one in classes], [one.recall_interval for one in classes], "#E69F00", "/"),
+    for name, colour, pattern, values, intervals in (
+        ("precision", _COLOURS[0], "", [one.precision for one in classes], [one.precision_interval for one in classes]),
+        ("recall", _COLOURS[4], "/", [one.recall for one in classes], [one.recall_interval for one in classes]),
     ):
-        around = [f"{interval.low:.3f} to {interval.high:.3f}" for interval in intervals]
+        whiskers = {
+            "array": [max(one.high - value, 0) for one, value in zip(intervals, values, strict=True)],
+            "arrayminus": [max(value - one.low, 0) for one, value in zip(intervals, values, strict=True)],
+        }
+        around = [f"{one.low:.3f} to {one.high:.3f}" for one in intervals]
         figure.add_bar(
-            x=values, y=list(range(len(classes))), name=name, orientation="h", marker_color=colour,
-            marker_pattern={"shape": pattern, "fgcolor": "#fff", "size": 6, "solidity": 0.35},
-            error_x={
-                "array": [max(interval.high - value, 0) for value, interval in zip(values, intervals, strict=True)],
-                "arrayminus": [max(value - interval.low, 0) for value, interval in zip(values, intervals, strict=True)],
-                "color": _INK, "thickness": 1.2, "width": 3,
-            },
+            x=values,
+            y=list(range(len(classes))),
+            orientation="h",
+            name=name,
+            marker={"color": colour, "pattern": {**_PATTERN, "shape": pattern}},
+            error_x={**whiskers, "color": _INK, "thickness": 1.2, "width": 3},
             customdata=[(_name(one.name), told) for one, told in zip(classes, around, strict=True)],
-            hovertemplate=f"%{{customdata[0]}}: {name} %{{x:.3f}} (95 %: %{{customdata[1]}})<extra></extra>",
-        )  # fmt: skip
+            hovertemplate="%{customdata[0]}: %{fullData.name} %{x:.3f}, 95 % from %{customdata[1]}<extra></extra>",
+        )
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
     figure.update_xaxes(title="precision, recall", range=[0, 1.02], tickformat=".0%")
     figure.update_yaxes(**_named([f"{one.name} ({one.support:,})" for one in classes]), autorange="reversed")
     note = f"In brackets: images with the class, of {scores.images:,}. Whiskers: 95 % intervals, bootstrap over images."
-    return _finished(
-        figure,
-        "Precision and recall of each class",
-        note + _cut(len(shown), len(scores.classes), "most common"),
-        height=120 + 34 * len(shown),
-        legend=True,
-    )
+    note += _cut(len(shown), len(scores.classes), "most common")
+    return _finished(figure, "Precision and recall of each class", note, height=60 + 34 * len(shown))
 
 
 def confusion(predictions: Predictions, scores: Scores) -> go.Figure:
@@ -147,26 +156,18 @@ def confusion(predictions: Predictions, scores: Scores) -> go.Figure:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shown = _common(scores)
     keep = np.ix_([*shown, len(scores.classes)], [*shown, len(scores.classes)])
-    names = [scores.classes[at].name for at in shown]
-    figure = _matrix(
-        shares[keep],
-        matrix[keep],
-        rows=[*names, "no true label"],
-        columns=[*names, "no predicted label"],
-        told="true: %{customdata[0]}<br>predicted: %{customdata[1]}<br>%{customdata[2]:,}, %{z:.1%} of the row",
-    )
+    names = [*(scores.classes[at].name for at in shown), "none"]
+    told = "true: %{y}<br>predicted: %{x}<br>%{customdata:,}, %{z:.1%} of the row"
+    figure = _matrix(shares[keep], matrix[keep], names, names, told=told, bar="share of the row")
+    figure.update_traces(zmax=1)
     figure.update_xaxes(title="predicted")
     figure.update_yaxes(title="true")
     note = (
-        "MLCM after Heydarian, Doyle & Samavi 2022. A missed label is counted at every wrong prediction of its image, "
-        "so that a row need not add up to the class's images. Colour: share of the row; the numbers are counts."
+        "After Heydarian, Doyle & Samavi 2022. A missed label counts at every wrong prediction of its image, so a row "
+        "need not add up to the class's images. None: no label, nothing predicted. Colour: share of the row."
     )
-    return _finished(
-        figure,
-        "Confusion matrix of the labels (multi-label, MLCM)",
-        note + _cut(len(shown), len(scores.classes), "most common"),
-        height=_matrix_height(len(shown) + 1),
-    )
+    note += _cut(len(shown), len(scores.classes), "most common")
+    return _finished(figure, "Multi-label confusion matrix (MLCM)", note, height=_matrix_height(len(names)))
 
 
 def confusion_grid(scores: Scores) -> go.Figure:
@@ -176,33 +177,36 @@ def confusion_grid(scores: Scores) -> go.Figure:
     down = -(-len(shown) // across)
     # All of them as blocks of one matrix: a hundred axes would take a browser seconds.
     shares = np.full((3 * down, 3 * across), np.nan)
-    told = np.full((3 * down, 3 * across, 2), "", object)
+    counts, names = np.full(shares.shape, "", object), np.full(shares.shape, "", object)
     figure = go.Figure()
     for place, at in enumerate(shown):
         row, column = 3 * (place // across), 3 * (place % across)
-        one = scores.classes[at]
-        block = np.array(one.confusion).reshape(
-            2, 2
-        )  # true negatives, false positives; false negatives, true positives
-        shares[row : row + 2, column : column + 2] = block / np.maximum(block.sum(axis=1, keepdims=True), 1)
-        told[row : row + 2, column : column + 2, 0] = [[f"{count:,}" for count in counts] for counts in block]
-        told[row : row + 2, column : column + 2, 1] = _name(one.name)
-        figure.add_annotation(x=column + 0.5, y=row - 0.55, text=_name(one.name, 18), showarrow=False, yanchor="bottom")
+        block = np.s_[row : row + 2, column : column + 2]
+        own = np.array(scores.classes[at].confusion).reshape(2, 2)  # rows true, columns predicted; no before yes
+        shares[block] = own / np.maximum(own.sum(axis=1, keepdims=True), 1)
+        counts[block] = [[f"{count:,}" for count in line] for line in own]
+        names[block] = _name(scores.classes[at].name)
+        title = _name(scores.classes[at].name, 18)
+        figure.add_annotation(x=column + 0.5, y=row - 0.52, text=title, showarrow=False, yanchor="bottom")
     figure.add_heatmap(
-        z=shares, customdata=told, texttemplate="%{customdata[0]}", colorscale="Blues", zmin=0, zmax=1,
-        xgap=1, ygap=1, colorbar=_bar("share of the row"), hoverongaps=False,
-        hovertemplate="%{customdata[1]}<br>true: %{y}, predicted: %{x}<br>%{customdata[0]}, %{z:.1%}<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(title="predicted", **_yes_no(across), range=[-0.5, 3 * across - 1.5])
-    figure.update_yaxes(title="true", **_yes_no(down), range=[3 * down - 1.5, -1.4])
-    figure.update_layout(plot_bgcolor="#fff")
-    note = f"Counts of {scores.images:,} images at each class's threshold. Colour: share of the row."
-    return _finished(
-        figure,
-        "Confusion matrix of each class",
-        note + _cut(len(shown), len(scores.classes), "most common"),
-        height=110 + 105 * down,
+        z=shares,
+        text=counts,
+        customdata=names,
+        texttemplate="%{text}",
+        hovertemplate="%{customdata}<br>true: %{y}, predicted: %{x}<br>%{text}, %{z:.1%} of the row<extra></extra>",
+        hoverongaps=False,
+        colorscale="Blues",
+        zmin=0,
+        zmax=1,
+        colorbar=_bar("share of the row"),
+        xgap=1,
+        ygap=1,
     )
+    figure.update_xaxes(title="predicted", **_yes_no(across), range=[-0.5, 3 * across - 1.5])
+    figure.update_yaxes(title="true", **_yes_no(down), range=[3 * down - 1.5, -1.1])
+    note = f"Counts of {scores.images:,} images at each class's own threshold. Colour: share of the row."
+    note += _cut(len(shown), len(scores.classes), "most common")
+    return _finished(figure, "Confusion matrix of each class", note, height=70 + 105 * down)
 
 
 def pr_curves(predictions: Predictions, scores: Scores) -> go.Figure:
@@ -234,7 +238,7 @@ def pr_curves(predictions: Predictions, scores: Scores) -> go.Figure:
 
 
 def roc_curves(predictions: Predictions, scores: Scores) -> go.Figure:
-    """True over false positive rate of each class, and their mean at each rate; the chosen threshold is marked."""
+    """ROC of each class, and their mean at each false positive rate; the chosen threshold is marked."""
     from sklearn.metrics import roc_curve  # costs a second
 
     curves, left_out, marks = {}, [], {}
@@ -269,42 +273,43 @@ def reliability_diagram(told: Mapping[str, Predictions]) -> go.Figure:
     Parameters
     ----------
     told : mapping
-        Such as "calibrated" and "as trained" to what was predicted.
+        Such as "calibrated" and "as trained" to what was predicted; two or three.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.06)
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        name="perfect",
-        line={"color": "#888", "dash": "dot", "width": 1},
-        row=1,
-        col=1,
-    )
-    for number, (name, predictions) in enumerate(told.items()):
+    diagonal = {"color": "#888", "dash": "dot", "width": 1}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="perfect", line=diagonal, row=1, col=1)
+    looks = zip(_COLOURS, _DASHES, ("circle", "square-open", "diamond-open"), ("", "/", "x"), strict=False)
+    for (name, predictions), (colour, dash, symbol, pattern) in zip(told.items(), looks, strict=False):
         bins = reliability(predictions.probabilities, predictions.targets)
         full = bins.pairs > 0
-        colour, pattern = _COLOURS[number % 6], ("", "/", "x")[number % 3]
         figure.add_scatter(
-            x=bins.told[full], y=bins.seen[full], customdata=bins.pairs[full],
-            name=f"{name}: expected calibration error {bins.error:.2%}", mode="lines+markers",
-            line={"color": colour, "dash": _DASHES[number % 5]},
-            marker={"symbol": ("circle", "square-open", "diamond-open")[number % 3], "size": 9},
+            x=bins.told[full],
+            y=bins.seen[full],
+            name=f"{name}: expected calibration error {bins.error:.2%}",
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol, "size": 9},
+            customdata=bins.pairs[full],
             hovertemplate=f"{name}: told %{{x:.3f}}, seen %{{y:.3f}}, %{{customdata:,}} pairs<extra></extra>",
-            row=1, col=1,
-        )  # fmt: skip
+            row=1,
+            col=1,
+        )
         figure.add_bar(
-            x=(np.arange(len(full)) + 0.5) / len(full), y=bins.pairs, marker_color=colour, showlegend=False,
-            marker_pattern={"shape": pattern, "fgcolor": "#fff", "solidity": 0.35}, row=2, col=1,
-            hovertemplate=f"{name}: %{{y:,}} pairs around %{{x:.2f}}<extra></extra>",
-        )  # fmt: skip
+            x=(np.arange(len(full)) + 0.5) / len(full),
+            y=bins.pairs,
+            showlegend=False,
+            marker={"color": colour, "pattern": {**_PATTERN, "shape": pattern}},
+            hovertemplate=f"{name}: %{{y:,}} pairs<extra></extra>",
+            row=2,
+            col=1,
+        )
     figure.update_layout(bargap=0.1)
     figure.update_xaxes(range=[-0.02, 1.02])
-    figure.update_xaxes(title="predicted probability", row=2, col=1)
-    figure.update_yaxes(title="share of positives", range=[-0.02, 1.05], row=1, col=1)
-    figure.update_yaxes(title="pairs (log)", type="log", dtick=1, row=2, col=1)
-    note = "Image-label pairs of all classes in bins of equal width; on the dotted line, 70 % told is 70 % seen."
-    return _finished(figure, "Reliability of the probabilities", note, height=560, legend=True)
+    figure.update_xaxes(title="predicted probability", row=2)
+    figure.update_yaxes(title="share of positives", range=[-0.02, 1.05], row=1)
+    figure.update_yaxes(title="pairs, log", type="log", dtick=1, tickformat=",d", row=2)
+    note = "Image-label pairs of all classes, in bins of equal width. Below: how many; where there are few, chance rules."
+    return _finished(figure, "Reliability of the probabilities", note, height=520)
 
 
 def threshold_curves(predictions: Predictions, scores: Scores) -> go.Figure:
@@ -313,26 +318,40 @@ def threshold_curves(predictions: Predictions, scores: Scores) -> go.Figure:
     shown = sorted(order[:PANELS])
     figure, across, down = _panels([_name(scores.classes[at].name, 22) for at in shown], across=5, height=150)
     for place, at in enumerate(shown):
-        one, cell = scores.classes[at], {"row": place // across + 1, "col": place % across + 1}
+        one, row, column = scores.classes[at], place // across + 1, place % across + 1
         lines = _over_thresholds(predictions.probabilities[:, at], predictions.targets[:, at] == 1)
         for (name, colour, dash), line in zip(_MEASURES, lines, strict=True):
             figure.add_scatter(
-                x=_STEPS, y=line, name=name, legendgroup=name, showlegend=place == 0, mode="lines",
-                line={"color": colour, "dash": dash, "width": 1.6}, **cell,
-                hovertemplate=f"threshold %{{x:.2f}}: {name} %{{y:.3f}}<extra></extra>",
-            )  # fmt: skip
+                x=_STEPS,
+                y=line,
+                name=name,
+                legendgroup=name,
+                showlegend=place == 0,
+                mode="lines",
+                line={"color": colour, "dash": dash, "width": 1.6},
+                hovertemplate="threshold %{x:.2f}: %{fullData.name} %{y:.3f}<extra></extra>",
+                row=row,
+                col=column,
+            )
         figure.add_scatter(
-            x=[one.threshold], y=[one.f1], name="chosen threshold", legendgroup="chosen", showlegend=place == 0,
-            mode="markers", marker={"symbol": "diamond", "size": 10, "color": _COLOURS[2]}, **cell,
-            hovertemplate="chosen threshold %{x:.3f}: F1 %{y:.3f}<extra></extra>",
-        )  # fmt: skip
-        figure.add_vline(x=one.threshold, line={"color": _COLOURS[2], "width": 1.5}, **cell)
+            x=[one.threshold] * 3,
+            y=[0, one.f1, 1.05],
+            name="chosen threshold",
+            legendgroup="chosen",
+            showlegend=place == 0,
+            mode="lines+markers",
+            line={"color": _COLOURS[2], "width": 1.5},
+            marker={"symbol": "diamond", "size": [0, 10, 0], "opacity": 1},
+            hovertemplate=f"chosen threshold %{{x:.3f}}: F1 {one.f1:.3f}<extra></extra>",
+            row=row,
+            col=column,
+        )
     figure.update_xaxes(range=[0, 1], tickvals=[0, 0.5, 1])
     figure.update_yaxes(range=[0, 1.05], tickvals=[0, 0.5, 1])
     figure.update_xaxes(title="threshold", row=down)
     figure.update_yaxes(title="score", col=1)
     note = "Precision is not drawn where nothing is predicted." + _cut(len(shown), len(order), "weakest (by F1)")
-    return _finished(figure, "Scores of each class over its threshold", note, height=110 + 150 * down, legend=True)
+    return _finished(figure, "Scores of each class over its threshold", note, height=60 + 150 * down, above=24)
 
 
 def error_cooccurrence(predictions: Predictions, scores: Scores) -> go.Figure:
@@ -345,20 +364,16 @@ def error_cooccurrence(predictions: Predictions, scores: Scores) -> go.Figure:
     shown = np.sort(made[np.argsort(-total[made], kind="stable")][:SHOWN])
     title = "Errors that occur together"
     if not len(shown):
-        return _finished(_nothing(f"None of {scores.images:,} images has a wrong label."), title, height=200)
+        return _nothing(title, f"None of {scores.images:,} images has a wrong label.")
     together = errors[:, shown].T.astype(np.int64) @ errors[:, shown].astype(np.int64)
     # The diagonal, all errors of a kind, would only take the colours away from the rest.
     others = np.where(np.eye(len(shown), dtype=bool), np.nan, together)
-    names = [kinds[at] for at in shown]
-    figure = _matrix(
-        others, together, rows=[f"{name} ({total[at]:,})" for name, at in zip(names, shown, strict=True)], columns=names,
-        told="%{customdata[0]}<br>and %{customdata[1]}<br>in %{customdata[2]:,} images", most=None,
-    )  # fmt: skip
-    note = f"Images in which both errors were made, of {scores.images:,}; in brackets all errors of that kind."
-    return _finished(
-        figure, title, note + _cut(len(shown), len(made), "most frequent", "kinds of error"),
-        height=_matrix_height(len(shown)),
-    )  # fmt: skip
+    rows = [f"{kinds[at]} ({total[at]:,})" for at in shown]
+    told = "%{y}<br>and %{x}<br>in %{customdata:,} images"
+    figure = _matrix(others, together, rows, [kinds[at] for at in shown], told=told, bar="images")
+    note = f"Images in which both errors were made, of {scores.images:,}. In brackets: all errors of that kind."
+    note += _cut(len(shown), len(made), "most frequent", "kinds of error")
+    return _finished(figure, title, note, height=_matrix_height(len(shown)))
 
 
 def worst_images(
@@ -380,77 +395,91 @@ def worst_images(
         return f"<p>None of {len(predictions):,} images has a wrong label.</p>"
     cards = []
     for at in wrong[np.argsort(-losses[wrong], kind="stable")][:limit]:
-        kinds = (
-            ("missed", true[at] & ~predicted[at]),
-            ("false", ~true[at] & predicted[at]),
-            ("right", true[at] & predicted[at]),
-        )
-        lines = "".join(
-            f"<div><b>{kind}</b> {', '.join(_told(predictions, at, mask))}</div>" for kind, mask in kinds if mask.any()
-        )
+        kinds = {
+            "missed": true[at] & ~predicted[at],
+            "false": ~true[at] & predicted[at],
+            "right": true[at] & predicted[at],
+        }
+        told = {kind: ", ".join(_told(predictions, at, mask)) for kind, mask in kinds.items() if mask.any()}
         name = names[at] if names else f"image {at}"
+        lines = [f"<span class=quiet>{text(name)}</span>", *(f"<b>{kind}</b> {words}" for kind, words in told.items())]
         drawn = picture(split.images[split.rows[at]], name)
-        cards.append(f"<div style='width:160px;font-size:13px'>{drawn}<div class=quiet>{text(name)}</div>{lines}</div>")
-    head = f"{len(wrong):,} of {len(predictions):,} images have a wrong label; shown: those of the highest loss, {len(cards)}."
-    return f"<p>{head} In brackets the probability.</p><div class=pictures>{''.join(cards)}</div>"
+        cards.append(f"<div style='width:165px;font-size:13px'>{drawn}<br>{'<br>'.join(lines)}</div>")
+    head = (
+        f"{len(wrong):,} of {len(predictions):,} images have a wrong label. Shown: the {len(cards)} of the highest loss"
+    )
+    return f"<p>{head}; in brackets the probability.</p><div class=pictures>{''.join(cards)}</div>"
 
 
 def optimization_history(rows: Iterable[TrialRow]) -> go.Figure:
     """Value of each trial in the order of their numbers, and the best so far."""
     rows = list(rows)
-    complete = [row for row in rows if row.state == "complete" and row.value is not None]
+    complete = [row for row in rows if row.state == "complete"]
     if not complete:
-        return _finished(_nothing("No trial is complete yet."), "History of the search", height=200)
+        return _nothing("History of the search", "No trial is complete yet.")
     figure = go.Figure()
     for name, some, colour, symbol in (
         ("complete", [row for row in complete if row.paper is None], _COLOURS[0], "circle"),
         ("documented, replayed", [row for row in complete if row.paper is not None], _COLOURS[1], "diamond"),
         ("pruned, at its last epoch", [row for row in rows if row.state == "pruned"], "#777", "x-thin-open"),
     ):
-        if some:
-            figure.add_scatter(
-                x=[row.number for row in some], y=[row.latest for row in some], name=name, mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5 if "x" in symbol else 0}},
-                customdata=[row.epoch for row in some],
-                hovertemplate=f"trial %{{x}}: %{{y:.4g}}, {name}, epoch %{{customdata}}<extra></extra>",
-            )  # fmt: skip
-    best = [min(complete[: at + 1], key=lambda row: row.rank) for at in range(len(complete))]
+        figure.add_scatter(
+            x=[row.number for row in some],
+            y=[row.latest for row in some],
+            name=name,
+            showlegend=bool(some),
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            customdata=[row.epoch for row in some],
+            hovertemplate="trial %{x}: %{y:.4g}, %{fullData.name}, epoch %{customdata}<extra></extra>",
+        )
+    best = list(accumulate(complete, _better))
     figure.add_scatter(
-        x=[row.number for row in complete], y=[row.value for row in best], name="best so far", mode="lines",
-        line={"color": _INK, "shape": "hv", "width": 1.5}, customdata=[row.number for row in best],
+        x=[row.number for row in complete],
+        y=[row.value for row in best],
+        name="best so far",
+        mode="lines",
+        line={"color": _INK, "shape": "hv", "width": 1.5},
+        customdata=[row.number for row in best],
         hovertemplate="best up to trial %{x}: %{y:.4g}, of trial %{customdata}<extra></extra>",
-    )  # fmt: skip
-    figure.update_xaxes(title="trial", **_whole(max(row.number for row in rows)))
+    )
+    figure.update_xaxes(title="trial", tickformat="d", nticks=20)
     figure.update_yaxes(title=_VALUES[complete[0].objective], **_value_axis(rows))
-    return _finished(figure, "History of the search", height=400, legend=True)
+    return _finished(figure, "History of the search", height=370)
+
+
+def _better(one: TrialRow, other: TrialRow) -> TrialRow:
+    return min(one, other, key=lambda row: row.rank)
 
 
 def importances(study: optuna.Study) -> go.Figure | None:
-    """How much each parameter decides the value: PED-ANOVA, Watanabe, Bansal & Hutter 2023 (IJCAI), as Optuna has it.
+    """How much each parameter decides whether a trial is good: PED-ANOVA, Watanabe et al. 2023 (IJCAI), of Optuna.
 
     Returns
     -------
     Figure or None
-        None where there are too few complete trials, or all of one value.
+        None where there are fewer than LEAST complete trials, or all have one value.
     """
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(complete) < LEAST or len({trial.value for trial in complete}) == 1:
         return None
     shares = dict(list(optuna.importance.get_param_importances(study).items())[:SHOWN])
-    figure = go.Figure(
-        go.Bar(
-            x=list(shares.values()), y=list(range(len(shares))), orientation="h", marker_color=_COLOURS[0],
-            text=[f"{share:.0%}" for share in shares.values()], textposition="outside", cliponaxis=False,
-            customdata=[_name(key) for key in shares], hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
-        )
-    )  # fmt: skip
+    figure = go.Figure()
+    figure.add_bar(
+        x=list(shares.values()),
+        y=list(range(len(shares))),
+        orientation="h",
+        marker_color=_COLOURS[0],
+        text=[f"{share:.0%}" for share in shares.values()],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[_name(key) for key in shares],
+        hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
+    )
     figure.update_xaxes(title="importance", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(**_named(list(shares)), autorange="reversed")
-    note = (
-        f"How far the best of {len(complete)} complete trials differ from all in each parameter (PED-ANOVA). It tells "
-        "what was worth searching, not which value is best."
-    )
-    return _finished(figure, "Importance of the parameters", note, height=130 + 28 * len(shares))
+    note = f"How far the best of {len(complete)} complete trials keep to a part of each parameter's range (PED-ANOVA)."
+    return _finished(figure, "Importance of the parameters", note, height=70 + 28 * len(shares))
 
 
 def slices(rows: Iterable[TrialRow]) -> go.Figure:
@@ -458,70 +487,80 @@ def slices(rows: Iterable[TrialRow]) -> go.Figure:
     ranked = leaderboard(rows)
     keys = list(dict.fromkeys(key for row in ranked for key in row.params))[:PANELS]
     if not keys:
-        return _finished(_nothing("No trial is complete yet."), "Value over each parameter", height=200)
-    figure, across, down = _panels([_name(key) for key in keys], across=4, height=210)
+        return _nothing("Value over each parameter", "No trial is complete yet.")
+    figure, across, down = _panels([_name(key) for key in keys], across=4, height=200)
+    named = set()
     for place, key in enumerate(keys):
-        cell = {"row": place // across + 1, "col": place % across + 1}
-        own = [row for row in ranked if key in row.params]
-        axis, spelled = _parameter_axis([row.params[key] for row in own])
-        figure.update_xaxes(**axis, **cell)
+        row, column = place // across + 1, place % across + 1
+        own = [one for one in ranked if key in one.params]
+        axis, spelled = _parameter_axis([one.params[key] for one in own])
+        figure.update_xaxes(**axis, row=row, col=column)
         for name, some, colour, symbol in (
-            (
-                "complete",
-                [row for row in own if row.paper is None and row is not ranked[0]],
-                _COLOURS[0],
-                "circle-open",
-            ),
-            (
-                "documented, replayed",
-                [row for row in own if row.paper is not None and row is not ranked[0]],
-                _COLOURS[1],
-                "diamond",
-            ),
-            ("best", [row for row in own if row is ranked[0]], _INK, "star"),
+            ("complete", [one for one in own[1:] if one.paper is None], _COLOURS[0], "circle-open"),
+            ("documented, replayed", [one for one in own[1:] if one.paper is not None], _COLOURS[1], "diamond"),
+            ("best with the parameter", own[:1], _INK, "star"),
         ):
             figure.add_scatter(
-                x=[spelled(row.params[key]) for row in some], y=[row.value for row in some], name=name, mode="markers",
-                legendgroup=name, showlegend=place == 0 and bool(some), customdata=[row.number for row in some],
-                marker={"color": colour, "symbol": symbol, "size": 15 if symbol == "star" else 8}, **cell,
-                hovertemplate=f"trial %{{customdata}}: %{{x}}, %{{y:.4g}}, {name}<extra></extra>",
-            )  # fmt: skip
+                x=[spelled(one.params[key]) for one in some],
+                y=[one.value for one in some],
+                name=name,
+                legendgroup=name,
+                showlegend=bool(some) and name not in named,
+                mode="markers",
+                marker={"color": colour, "symbol": symbol, "size": 14 if symbol == "star" else 8},
+                customdata=[one.number for one in some],
+                hovertemplate="trial %{customdata}: %{x}, %{y:.4g}, %{fullData.name}<extra></extra>",
+                row=row,
+                col=column,
+            )
+            named |= {name} if some else set()
     figure.update_yaxes(**_value_axis(ranked))
-    figure.update_yaxes(title=_VALUES[ranked[0].objective].partition(" (")[0], col=1)
-    return _finished(figure, "Value over each parameter", height=110 + 210 * down, legend=True)
+    figure.update_yaxes(title=_VALUES[ranked[0].objective].partition(" on ")[0], col=1)
+    return _finished(figure, "Value over each parameter", height=60 + 200 * down, above=24)
 
 
 def timeline(rows: Iterable[TrialRow]) -> go.Figure:
     """When each finished trial trained, on as many lines as trained at once."""
-    ran = sorted(
-        ((row.started.timestamp(), row) for row in rows if row.started is not None and row.seconds is not None),
-        key=lambda pair: (pair[0], pair[1].number),
-    )
+    ran = [(row.started.timestamp(), row.seconds, row) for row in rows if row.started and row.seconds is not None]
     if not ran:
-        return _finished(_nothing("No trial has finished yet."), "Trials over time", height=200)
-    first, ends, placed = ran[0][0], [], []
-    for start, row in ran:
+        return _nothing("Trials over time", "No trial has finished yet.")
+    ran.sort(key=lambda one: (one[0], one[2].number))
+    ends: list[float] = []  # of the last trial on each line
+    lanes = []
+    for start, seconds, _ in ran:
         lane = next((lane for lane, end in enumerate(ends) if end <= start), len(ends))
-        ends[lane : lane + 1] = [start + (row.seconds or 0)]
-        placed.append((lane + 1, (start - first) / 60, row))
+        ends[lane : lane + 1] = [start + seconds]
+        lanes.append(lane + 1)
     figure = go.Figure()
-    for state, colour, pattern in (("complete", _COLOURS[0], ""), ("pruned", _COLOURS[4], "/"), ("failed", _INK, "x")):
-        some = [(lane, minutes, row) for lane, minutes, row in placed if row.state == state]
-        if some:
-            figure.add_bar(
-                y=[lane for lane, _, _ in some], base=[minutes for _, minutes, _ in some], name=state,
-                x=[(row.seconds or 0) / 60 for _, _, row in some], orientation="h", width=0.7,
-                marker={"color": colour, "line": {"color": "#fff", "width": 1}},
-                marker_pattern={"shape": pattern, "fgcolor": "#fff", "solidity": 0.3, "size": 6},
-                text=[str(row.number) for _, _, row in some], textposition="inside", insidetextanchor="middle",
-                customdata=[(row.number, row.seconds, f"{row.latest:.4g}" if row.latest is not None else "-") for _, _, row in some],
-                hovertemplate=f"trial %{{customdata[0]}}, {state}, %{{customdata[1]:.1f}} s: %{{customdata[2]}}<extra></extra>",
-            )  # fmt: skip
-    figure.update_layout(barmode="overlay")
+    for state, colour, pattern in (
+        ("complete", _COLOURS[5], ""),
+        ("pruned", _COLOURS[4], "/"),
+        ("failed", "#999", "x"),
+    ):
+        some = [(lane, *one) for lane, one in zip(lanes, ran, strict=True) if one[2].state == state]
+        values = ["-" if row.latest is None else f"{row.latest:.4g}" for *_, row in some]
+        figure.add_bar(
+            y=[lane for lane, *_ in some],
+            base=[(start - ran[0][0]) / 60 for _, start, _, _ in some],
+            x=[seconds / 60 for _, _, seconds, _ in some],
+            orientation="h",
+            width=0.75,
+            name=state,
+            showlegend=bool(some),
+            marker={"color": colour, "line": {"color": _INK, "width": 1}, "pattern": {**_PATTERN, "shape": pattern}},
+            text=[str(row.number) for *_, row in some],
+            textposition="inside",
+            insidetextanchor="middle",
+            insidetextfont={"color": _INK},
+            customdata=[(row.number, row.seconds, value) for (*_, row), value in zip(some, values, strict=True)],
+            hovertemplate="trial %{customdata[0]}, %{fullData.name} after %{customdata[1]:.1f} s: %{customdata[2]}"
+            "<extra></extra>",
+        )
+    figure.update_layout(barmode="overlay", uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_xaxes(title="minutes since the first trial started", rangemode="tozero")
     figure.update_yaxes(title="at once", dtick=max(1, len(ends) // 20), autorange="reversed")
-    note = "Time spent training; a trial that was interrupted begins with its last start and is as long as all of its attempts."
-    return _finished(figure, "Trials over time", note, height=150 + 34 * min(len(ends), 30), legend=True)
+    note = "The time spent training. One that was interrupted begins with its first start, and its pauses are left out."
+    return _finished(figure, "Trials over time", note, height=110 + 34 * min(len(ends), 30))
 
 
 def save_figures(figures: Mapping[str, go.Figure], folder: Path, formats: Sequence[Format]) -> list[Path]:
@@ -556,49 +595,58 @@ def save_figures(figures: Mapping[str, go.Figure], folder: Path, formats: Sequen
 
 def _draw(pictures: Sequence[tuple[go.Figure, Path]]) -> None:
     try:
-        import kaleido
-        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+        import kaleido  # type: ignore[import-untyped]  # brings a browser's driver, and most commands need none
+        from kaleido.errors import (  # type: ignore[import-untyped]
+            BrowserClosedError,
+            BrowserFailedError,
+            ChromeNotFoundError,
+        )
     except ImportError:
         raise MissingExtra("Drawing a figure as PNG, SVG or PDF", "figures") from None
-    tasks = [
-        {
-            "fig": figure,
-            "path": path,
-            "opts": {"width": WIDTH, "height": figure.layout.height, "scale": 2 if path.suffix == ".png" else 1},
-        }
-        for figure, path in pictures
-    ]
+    tasks = []
+    for figure, path in pictures:
+        size = {"width": WIDTH, "height": figure.layout.height, "scale": 2 if path.suffix == ".png" else 1}
+        tasks.append({"fig": figure, "path": path, "opts": size})
+    hint = "name one in BROWSER_PATH; html needs none."
     try:
         # Without mathjax the page asks for nothing outside this machine.
         kaleido.write_fig_from_object_sync(tasks, cancel_on_error=True, kopts={"mathjax": False})
     except ChromeNotFoundError:
-        hint = "Install chromium or Google Chrome, or name one in BROWSER_PATH; html needs none."
-        raise NoBrowser(f"PNG, SVG and PDF are drawn by a Chromium, and none was found. {hint}") from None
+        told = "A Chromium draws PNG, SVG and PDF, and none was found"
+        raise NoBrowser(f"{told}. Install chromium or Google Chrome, or {hint}") from None
     except (BrowserFailedError, BrowserClosedError) as error:
-        hint = "Check that it starts by itself, or name another in BROWSER_PATH; html needs none."
-        raise NoBrowser(
-            f"The Chromium that draws PNG, SVG and PDF does not start ({type(error).__name__}). {hint}"
-        ) from None
+        told = f"The Chromium that draws PNG, SVG and PDF did not start or went away ({type(error).__name__})"
+        raise NoBrowser(f"{told}. See whether it starts by itself, or {hint}") from None
 
 
-def _finished(figure: go.Figure, title: str, note: str = "", *, height: int, legend: bool = False) -> go.Figure:
-    lines = textwrap.wrap(note, 125)
-    top = 42 + 18 * len(lines) + (28 if legend else 4)
-    subtitle = {"text": "<br>".join(lines), "font": {"size": 13, "color": "#555"}}
-    figure.update_layout(
-        template=_TEMPLATE, height=height + top, margin_t=top, title={"text": title, "subtitle": subtitle}
-    )
-    if legend:
-        figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"})
+def _finished(figure: go.Figure, title: str, note: str = "", *, height: int, above: int = 4) -> go.Figure:
+    """Set what all figures share.
+
+    Parameters
+    ----------
+    height : int
+        Pixels, without the title, the note and the legend.
+    above : int
+        Pixels between them and the axes.
+    """
+    lines = textwrap.wrap(note, 130)
+    words = "".join(f"<br><span style='font-size:13px;color:#555'>{line}</span>" for line in lines)
+    legend_at = 38 + 17 * len(lines)
+    across = len(figure.data) > 1 and figure.layout.legend.title.text is None
+    top = legend_at + (24 if across else 0) + above
+    figure.update_layout(template=_TEMPLATE, height=height + top, margin_t=top, title_text=title + words)
+    if across:
+        place = {"yref": "container", "y": 1 - legend_at / (height + top), "yanchor": "top", "x": 0}
+        figure.update_layout(legend={"orientation": "h", "traceorder": "normal", **place})
     return figure
 
 
-def _nothing(words: str) -> go.Figure:
+def _nothing(title: str, words: str) -> go.Figure:
     figure = go.Figure()
     figure.add_annotation(text=words, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    return figure
+    return _finished(figure, title, height=120)
 
 
 def _name(words: str, letters: int = LETTERS) -> str:
@@ -635,29 +683,27 @@ def _told(predictions: Predictions, at: int, mask: NDArray[np.bool_]) -> list[st
 
 
 def _matrix(
-    shares: NDArray[Any],
-    counts: NDArray[Any],
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    told: str,
-    most: float | None = 1,
+    shares: NDArray[Any], counts: NDArray[Any], rows: Sequence[str], columns: Sequence[str], *, told: str, bar: str
 ) -> go.Figure:
-    spelled = np.empty((*counts.shape, 3), object)
-    spelled[..., 0], spelled[..., 1], spelled[..., 2] = (
-        np.array([_name(row) for row in rows])[:, None],
-        [_name(column) for column in columns],
-        counts,
+    few = len(rows) <= COUNTED
+    figure = go.Figure()
+    figure.add_heatmap(
+        z=shares,
+        text=np.where(np.isnan(shares) | (counts == 0), "", counts.astype(str)) if few else None,
+        texttemplate="%{text}" if few else None,
+        customdata=counts,
+        hovertemplate=f"{told}<extra></extra>",
+        hoverongaps=False,
+        colorscale="Blues",
+        zmin=0,
+        colorbar=_bar(bar),
+        xgap=1,
+        ygap=1,
     )
-    figure = go.Figure(
-        go.Heatmap(
-            z=shares, customdata=spelled, hovertemplate=f"{told}<extra></extra>", colorscale="Blues", zmin=0, zmax=most,
-            texttemplate="%{customdata[2]}" if len(rows) <= COUNTED else None, xgap=1, ygap=1, hoverongaps=False,
-            colorbar=_bar("share of the row" if most else "images"),
-        )
-    )  # fmt: skip
-    figure.update_xaxes(**_named(columns), tickangle=-45 if len(columns) <= 40 else -90)
-    figure.update_yaxes(**_named(rows), autorange="reversed")
+    short = max(map(len, columns)) <= 6 and few
+    letters = {"size": min(13, max(7, 700 // len(columns)))}
+    figure.update_xaxes(**_named(columns), tickangle=0 if short else -90, tickfont=letters, showgrid=False)
+    figure.update_yaxes(**_named(rows), autorange="reversed", showgrid=False)
     return figure
 
 
@@ -666,7 +712,12 @@ def _matrix_height(rows: int) -> int:
 
 
 def _bar(title: str) -> dict[str, Any]:
-    return {"title": {"text": title, "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": 13}},
+        "thickness": 14,
+        "outlinewidth": 0,
+        "nticks": 6,
+    }
 
 
 def _yes_no(blocks: int) -> dict[str, Any]:
@@ -688,22 +739,27 @@ def _curves(
     figure = go.Figure()
     for number, at in enumerate(sorted(sorted(curves, key=lambda at: order[at])[:LINES])):
         x, y = (_thinned(values) for values in curves[at])
-        style = {"color": _COLOURS[number % 6], "dash": _DASHES[number % 5]}
-        hover = {
-            "hovertemplate": f"%{{fullData.name}}: {told}<extra></extra>",
-            "name": names[at],
-            "legendgroup": str(at),
-        }
-        figure.add_scatter(x=x, y=y, mode="lines", line={**style, "shape": shape, "width": 1.6}, **hover)
+        colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+        line = {"color": colour, "dash": dash, "shape": shape, "width": 1.6}
+        mark = {"color": colour, "symbol": "circle-open", "size": 10, "line": {"width": 2}}
+        hover = f"%{{fullData.name}}: {told}<extra></extra>"
+        name, group = names[at], str(at)
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name, legendgroup=group, hovertemplate=hover)
+        mark_x, mark_y = marks[at]
         figure.add_scatter(
-            x=[marks[at][0]], y=[marks[at][1]], mode="markers", showlegend=False, **hover,
-            marker={"color": style["color"], "symbol": "circle-open", "size": 10, "line": {"width": 2}},
-        )  # fmt: skip
+            x=[mark_x],
+            y=[mark_y],
+            mode="markers",
+            marker=mark,
+            name=name,
+            legendgroup=group,
+            showlegend=False,
+            hovertemplate=hover,
+        )
     if mean is not None:
-        figure.add_scatter(
-            x=_STEPS, y=mean[0], mode="lines", name=f"<b>{mean[1]}</b>", line={"color": _INK, "width": 3.5},
-            hovertemplate=f"mean: {told}<extra></extra>",
-        )  # fmt: skip
+        line = {"color": _INK, "width": 3.5}
+        hover = f"mean: {told}<extra></extra>"
+        figure.add_scatter(x=_STEPS, y=mean[0], mode="lines", line=line, name=f"<b>{mean[1]}</b>", hovertemplate=hover)
     return figure
 
 
@@ -716,11 +772,12 @@ def _curve_finish(
     if left_out:
         some = ", ".join(_name(name) for name in left_out[:8])
         note += f" Left out, for there are no {without} with it: {some}{' and more' if len(left_out) > 8 else ''}."
-    return _finished(figure, title, note, height=480)
+    return _finished(figure, title, note, height=440)
 
 
 def _thinned(values: NDArray[Any]) -> NDArray[Any]:
-    return values[np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))]
+    places: NDArray[np.int64] = np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))
+    return values.take(places)
 
 
 def _over_thresholds(probabilities: NDArray[Any], positive: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
@@ -728,23 +785,25 @@ def _over_thresholds(probabilities: NDArray[Any], positive: NDArray[np.bool_]) -
     marked = len(probabilities) - np.searchsorted(np.sort(probabilities), _STEPS)
     hits = positive.sum() - np.searchsorted(np.sort(probabilities[positive]), _STEPS)
     precision = np.where(marked > 0, hits / np.maximum(marked, 1), np.nan)
-    return precision, hits / max(positive.sum(), 1), 2 * hits / np.maximum(marked + positive.sum(), 1)
+    positives = int(positive.sum())
+    return precision, hits / max(positives, 1), 2 * hits / np.maximum(marked + positives, 1)
 
 
 def _panels(titles: Sequence[str], *, across: int, height: int) -> tuple[go.Figure, int, int]:
-    """Make small figures of one size; their number across and down."""
+    """Make small figures of one height in pixels; also returns their number across and down."""
     across = min(across, len(titles))
     down = -(-len(titles) // across)
+    gap = min(48 / (height * down), 1 / max(down - 1, 1))
     figure = make_subplots(
-        rows=down, cols=across, subplot_titles=list(titles), shared_yaxes=True, horizontal_spacing=0.025,
-        vertical_spacing=min(46 / (height * down), 1 / max(down - 1, 1)),
-    )  # fmt: skip
+        rows=down,
+        cols=across,
+        subplot_titles=list(titles),
+        shared_yaxes=True,
+        horizontal_spacing=0.025,
+        vertical_spacing=gap,
+    )
     figure.update_annotations(font_size=13)
     return figure, across, down
-
-
-def _whole(most: int) -> dict[str, Any]:
-    return {"dtick": max(1, -(-most // 20))}
 
 
 def _log(values: Iterable[float]) -> dict[str, Any]:
@@ -753,7 +812,7 @@ def _log(values: Iterable[float]) -> dict[str, Any]:
     if not known or min(known) <= 0:
         return {}
     low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
-    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    steps = (1, 2, 5) if max(known) <= 50 * min(known) else (1,)
     ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
 
@@ -770,5 +829,9 @@ def _parameter_axis(values: Sequence[Value]) -> tuple[dict[str, Any], Callable[[
     few = len(set(values)) <= 6 and not any(isinstance(value, float) for value in values)
     if len(numbers) < len(values) or few:
         order = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-        return {"type": "category", "categoryarray": [_name(str(value)) for value in order]}, lambda v: _name(str(v))
+        return {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [_name(str(value)) for value in order],
+        }, lambda v: _name(str(v))
     return _log(numbers) if min(numbers) > 0 and max(numbers) > 30 * min(numbers) else {}, float

@@ -85,7 +85,7 @@ def class_table(scores: Scores) -> Table:
 
 
 def way_table(ways: Mapping[Way, Scores]) -> Table:
-    """The test split by how thresholds were found, all of them on validation."""
+    """Score the test split by how thresholds were found, all of them on validation."""
     table = plain_table("Thresholds found on validation, scores on test")
     for heading in ("thresholds", "macro F1", "macro precision", "macro recall", "accuracy"):
         table.add_column(heading, justify="left" if heading == "thresholds" else "right")

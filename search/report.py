@@ -30,9 +30,10 @@ from search.drawing import (
     plain_table,
     trials_table,
 )
+from search.figures import worst_images
 from search.model_figures import model_figures, study_figures
 from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
-from search.report_page import Note, Part, Section, Table
+from search.report_page import Code, Figure, Html, Note, Part, Section, Table
 from search.study import Study
 from search.views import compare_paper, counts, leaderboard, trial_rows
 
@@ -96,7 +97,7 @@ def _study(study: Study) -> Section:
         f"{study.declaration.epochs} epochs a trial, objective {study.declaration.objective}, seed "
         f"{study.declaration.seed}."
     )
-    parts: list[Part] = [Note(how), *study_figures(study, rows).values()]
+    parts: list[Part] = [Note(how), *map(Figure, study_figures(study, rows).values())]
     parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
     return Section(f"The study {study.name}", "study", parts)
 
@@ -122,8 +123,13 @@ def _model(best: Chosen, dataset: Dataset) -> Section:
         documented_table(scores),
         params_table(row, dict(row.fit.get("params", {}))),
     )
-    figures = model_figures(best, dataset)
-    return Section("The chosen model", "model", [Note(best_line(row)), *map(table_of, tables), *figures.values()])
+    figures = model_figures(best)
+    wrong = Html(f"<h3>The images most wrongly classified</h3>{worst_images(best.test, scores, dataset.test)}")
+    return Section(
+        "The chosen model",
+        "model",
+        [Note(best_line(row)), *map(table_of, tables), *map(Figure, figures.values()), wrong],
+    )
 
 
 def _thresholds(best: Chosen) -> Section:
@@ -159,9 +165,7 @@ def _again(study: Study, dataset: Dataset, commands: Iterable[str]) -> Section:
     }.items():
         table.add_row(key, Text(str(value)))
     lines = [Note("The same data, parameters, seed, threads and machine give the same bits.")]
-    return Section(
-        "How to reproduce this", "again", [*lines, *(Note(line, code=True) for line in commands), table_of(table)]
-    )
+    return Section("How to reproduce this", "again", [*lines, Code("\n".join(commands)), table_of(table)])
 
 
 def commands_of(study: Study, *options: object) -> list[str]:

@@ -46,6 +46,7 @@ class TrialRow:
     seconds: float | None  # spent training; None until it has finished
     started: datetime | None
     note: str  # why it diverged, failed or was lost last; else empty
+    metrics: Mapping[str, Sequence[float]]  # one value an epoch, by name; empty until it has finished
     fit: Mapping[str, Any]  # all parameters, epochs and seed of its fit; empty until it has started
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
 
@@ -76,6 +77,7 @@ class TrialRow:
             "started": self.started.isoformat() if self.started else None,
             "val_loss": self.val_loss,
             "reports": {str(epoch): value for epoch, value in self.reports.items()},
+            "metrics": {name: list(line) for name, line in self.metrics.items()},
             "note": self.note,
             "fit": dict(self.fit),
             "compute": dict(self.compute),
@@ -185,6 +187,7 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
         seed=spec.get("seed"),
         seconds=attributes.get(SECONDS),
         started=start.astimezone(UTC) if start else None,
+        metrics=attributes.get(METRICS, {}),
         note=note,
         fit=spec,
         compute=attributes.get(COMPUTE, {}),

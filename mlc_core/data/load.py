@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlc_core.data.corrections import corrected
 from mlc_core.data.dataset import Dataset, Split, Uint8
 from mlc_core.data.listing import SPLITS, Listing, Problem, first_of
 from mlc_core.data.readers import read_listing
@@ -46,6 +47,11 @@ class Loaded:
     def labels(self) -> Uint8:
         """(n, classes), 0 or 1, one row an entry."""
         return multi_hot([entry.labels for entry in self.listing.entries], len(self.listing.classes))
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """(n,), one row an entry: equal numbers for images that must stay together, whatever their splits."""
+        return _groups(self.listing, self.store, np.full(len(self.listing.entries), -1, np.int8))
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -88,6 +94,7 @@ def load_dataset(
     image_size: int = IMAGE_SIZE,
     seed: int = 0,
     skip_bad: bool = False,
+    corrections: Path | str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Dataset:
     """Read images with several labels each from disk, ready for `fit`.
@@ -104,6 +111,8 @@ def load_dataset(
         Of the splits, where the data set does not say them.
     skip_bad : bool
         Go on without what cannot be used, instead of raising.
+    corrections : Path or str, optional
+        A CSV file of labels to correct, as ``mlc-search labels check --csv`` writes it.
     on_progress : callable, optional
         Called with the number of decoded images and of all.
 
@@ -113,7 +122,13 @@ def load_dataset(
         Naming file and row of the first thing that cannot be used, and how many more there are.
     """
     loaded = read_data(
-        Path(path), format=format, image_size=image_size, seed=seed, skip_bad=skip_bad, on_progress=on_progress
+        Path(path),
+        format=format,
+        image_size=image_size,
+        seed=seed,
+        skip_bad=skip_bad,
+        corrections=None if corrections is None else Path(corrections),
+        on_progress=on_progress,
     )
     return loaded.dataset()
 
@@ -126,6 +141,7 @@ def read_data(
     seed: int = 0,
     splits: str | None = None,
     skip_bad: bool = False,
+    corrections: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Loaded:
     """Do what `load_dataset` does, and keep all that was learnt on the way.
@@ -142,6 +158,8 @@ def read_data(
     """
     check_image_size(image_size)
     listing = read_listing(path, format=format, skip_bad=skip_bad)
+    if corrections is not None:
+        listing = corrected(listing, corrections)
     store = prepare(listing, image_size, on_progress=on_progress)
     if store.problems and not skip_bad:
         raise BadData(first_of(list(store.problems.values())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from search.cli.printing import show, show_json, talk
 if TYPE_CHECKING:  # these import torch
     from mlc_core import Dataset, Goal
     from search.chosen import Chosen, Which
+    from search.figures import Format
     from search.study import Study
 
 Trial = Annotated[int | None, typer.Option("--trial", min=0, metavar="NUMBER", help="This trial.", show_default=False)]
@@ -69,16 +70,16 @@ def evaluate(
     Example: mlc-search evaluate --ensemble --figures figures --as html,png
     """
     which = asked(trial, best=best, ensemble=ensemble)
-    wanted = _formats(formats)
     with opened(study, storage, artifacts, data, format, skip_bad=skip_bad) as (own, repeated, root, dataset):
         from search.chosen import choose
 
         chosen = choose(own, repeated, root, dataset, which=which, goal=parsed(goal))
         if figures is not None:
+            wanted = _formats(formats)
             from search.figures import save_figures
             from search.model_figures import model_figures
 
-            save_figures(model_figures(chosen, dataset), figures, wanted)
+            save_figures(model_figures(chosen), figures, wanted)
             talk(f"The figures are in {figures}.")
         _print(chosen, dataset, as_json=as_json)
 
@@ -158,10 +159,11 @@ def _print(chosen: Chosen, dataset: Dataset, *, as_json: bool) -> None:
     )
 
 
-def _formats(text: str) -> tuple[str, ...]:
-    known = ("html", "png", "svg", "pdf")
-    wanted = tuple(part.strip() for part in text.split(","))
+def _formats(text: str) -> list[Format]:
+    from search.figures import FORMATS
+
+    wanted = [part.strip() for part in text.split(",")]
     for part in wanted:
-        if part not in known:
-            raise typer.BadParameter(f"--as {part}: not one of {', '.join(known)}.")
-    return wanted
+        if part not in FORMATS:
+            raise typer.BadParameter(f"--as {part}: not one of {', '.join(FORMATS)}.")
+    return cast("list[Format]", wanted)

@@ -53,7 +53,7 @@ def export(
         card = save_model(
             folder,
             [
-                Part(one.weights, share, f"study {one.study}, {one.name}")
+                Part(weights=one.weights, share=share, source=f"study {one.study}, {one.name}")
                 for one, share in zip(chosen.candidates, chosen.shares, strict=True)
             ],
             side=dataset.test.images.shape[-1],
