@@ -72,6 +72,8 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.evaluation import Interval as Interval
     from mlc_core.evaluation import Scores as Scores
     from mlc_core.evaluation import score as score
+    from mlc_core.explain import heat_maps as heat_maps
+    from mlc_core.explain import write_picture as write_picture
     from mlc_core.export import Part as Part
     from mlc_core.export import save_model as save_model
     from mlc_core.machine import processors as processors
@@ -86,6 +88,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.pretrained import check_weights as check_weights
     from mlc_core.shipped import Model as Model
     from mlc_core.shipped import Prediction as Prediction
+    from mlc_core.shipped import find_images as find_images
     from mlc_core.shipped import load_model as load_model
     from mlc_core.thresholds import Goal as Goal
     from mlc_core.thresholds import Thresholds as Thresholds
@@ -161,9 +164,11 @@ __all__ = [
     "cost",
     "did_you_mean",
     "digits",
+    "find_images",
     "first_of",
     "fit",
     "from_torch",
+    "heat_maps",
     "infer",
     "load_dataset",
     "load_model",
@@ -180,6 +185,7 @@ __all__ = [
     "tune",
     "write_atomically",
     "write_onnx",
+    "write_picture",
     "write_torch_export",
 ]
 
@@ -215,9 +221,11 @@ _ON_FIRST_USE: Final = {
     "check_weights": "mlc_core.pretrained",
     "choose": "mlc_core.device",
     "digits": "mlc_core.data.digits",
+    "find_images": "mlc_core.shipped",
     "first_of": "mlc_core.data.listing",
     "fit": "mlc_core.training",
     "from_torch": "mlc_core.data.from_torch",
+    "heat_maps": "mlc_core.explain",
     "infer": "mlc_core.predict",
     "load_dataset": "mlc_core.data.load",
     "load_model": "mlc_core.shipped",
@@ -233,6 +241,7 @@ _ON_FIRST_USE: Final = {
     "tune": "mlc_core.thresholds",
     "write_atomically": "mlc_core.cache",
     "write_onnx": "mlc_core.onnx_model",
+    "write_picture": "mlc_core.explain",
     "write_torch_export": "mlc_core.onnx_model",
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlc_core.predictions import Floats, Predictions, sigmoid
 
-RIDGE: Final = 3.0  # by tests/benchmarks/after_search.py: from 1 to 10 hardly differ, without it few images mislead
+RIDGE: Final = 3.0  # on halvings as of tests/benchmarks/after_search.py 1, 3 and 10 hardly differ
 FLATTEST: Final = 0.01  # a scale stays above 0, so that no image changes its rank
 FARTHEST: Final = 50.0  # a logit beyond it counts as this far when the line is fitted
 STEPS: Final = 100  # about eight are needed
@@ -88,7 +88,7 @@ def _newton(
         slope = np.array([np.sum(rest * logits), np.sum(rest)]) + ridge * (line - towards)
         aa, ab, bb = np.sum(bend * logits**2) + ridge, np.sum(bend * logits), np.sum(bend) + ridge
         if held:
-            slope[0] = ab = 0.0
+            slope[0], ab = 0, np.float64(0)
         step = np.array([bb * slope[0] - ab * slope[1], aa * slope[1] - ab * slope[0]]) / (aa * bb - ab**2)
         gain = float(np.sum(slope * step))  # twice what is left to gain, near the optimum
         if gain <= ENOUGH * (1 + now):

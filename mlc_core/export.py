@@ -25,7 +25,8 @@ import torch
 from mlc_core.cache import write_atomically
 from mlc_core.card import CARD, FORMAT, ONNX, TORCH, Card, DataCard, MemberCard, write_card
 from mlc_core.errors import BadModel, BadWeights
-from mlc_core.predict import Average, Member, read_member
+from mlc_core.predict import Member, read_member
+from mlc_core.predictions import Average
 
 PREPROCESSING: Final = (
     "Turn by EXIF, scale 16 bits to 8, put transparency over white, convert to RGB, squash to {side} x {side} pixels "

@@ -22,10 +22,7 @@ from mlc_core.data.dataset import Split, Uint8
 from mlc_core.errors import BadParams, BadWeights
 from mlc_core.model import Classifier, build
 from mlc_core.params import Params
-from mlc_core.predictions import Predictions
-
-Average = Literal["probabilities", "logits"]
-AVERAGES: Final[tuple[Average, ...]] = get_args(Average)
+from mlc_core.predictions import Average, Predictions
 
 BATCH: Final = 250  # images
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from mlc_core.data.dataset import Uint8
 
 Floats = NDArray[np.float64]
+
+Average = Literal["probabilities", "logits"]  # what is averaged over the models of an ensemble
+AVERAGES: Final[tuple[Average, ...]] = get_args(Average)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from mlc_core.model import build
 from mlc_core.params import BackboneName, Params, StemName, Value, one_of, whole
 from mlc_core.pretrained import start_from, weights_digest
 from mlc_core.seeds import Stream, stream_seed
-from mlc_core.twoviews import METHODS, Learner, Method, meter, view
+from mlc_core.twoviews import METHODS, Learner, Method, meter, two_views
 
 DECAY: Final = 1e-4  # of the weights
 WARM_UP: Final = 0.1  # share of the steps in which the rate grows
@@ -270,8 +270,7 @@ def _train(
         rate = asked.lr * _share_of_rate((epoch - 1) * steps + number, steps * asked.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = images.take(index)
-        loss = learner.loss(view(batch, generator), view(batch, generator), compute)
+        loss = learner.loss(*two_views(images.take(index), generator), compute)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

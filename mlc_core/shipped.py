@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, and ONNX does without
     from mlc_core.predict import Predictor
 
 Runtime = Literal["torch", "onnx"]
-RUNTIMES: Final[tuple[Runtime, ...]] = get_args(Runtime)
 
 Picture: TypeAlias = "str | PathLike[str] | Image.Image | Uint8"  # an array: (height, width, 3)
 
@@ -168,7 +167,7 @@ def load_model(path: Path | str, *, runtime: Runtime = "torch", device: str = "a
         The folder is not there, damaged, foreign or of another format, or it has no model.onnx.
     BadParams, MissingExtra, NoDevice
     """
-    one_of("runtime", runtime, RUNTIMES)
+    one_of("runtime", runtime, get_args(Runtime))
     folder = Path(path)
     card = read_card(folder)
     return _with_onnx(folder, card, device) if runtime == "onnx" else _with_torch(folder, card, device)

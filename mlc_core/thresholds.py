@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlc_core.calibration import calibrate
 from mlc_core.errors import BadParams
-from mlc_core.predictions import Floats, Predictions, sigmoid
+from mlc_core.predictions import Floats, Predictions, logit, sigmoid
 from mlc_core.seeds import Stream, stream_seed
 
 Kind = Literal["f1", "fbeta", "precision", "recall", "cost"]
@@ -25,10 +25,11 @@ GOALS: Final = (
     "positive and a false negative cost, above 0)"
 )
 
-# All three by tests/benchmarks/after_search.py.
+# Compared on halvings, as tests/benchmarks/after_search.py makes them.
 PRIOR: Final = 100  # positives that labels need to be trusted as much as the calibrated probabilities
 FEW: Final = 3  # a class with fewer positives, or fewer negatives, keeps the threshold of all
-BAGS: Final = 20
+BAGS: Final = 20  # bootstraps of the images
+DOUBT: Final = 0.1  # share of the bootstraps in which a floor may be missed
 
 FARTHEST: Final = 15.0  # logits beyond it are not told apart: a threshold has to differ from 0 and 1 as a float32
 SLACK: Final = 1e-12  # rounding
@@ -169,8 +170,10 @@ def tune(predictions: Predictions, goal: Goal = F1, *, seed: int = 0) -> Thresho
     known / (known + PRIOR) and its calibrated probability with the rest, where known is the number of positives of the
     class, or of negatives if there are less. The optimum is averaged, as a logit, over BAGS bootstraps of the images.
 
-    A class with fewer than FEW positives or negatives keeps the threshold of all. For any other one the goal's floor
-    holds on the given images where a threshold exists that holds it, and is approached as far as possible elsewhere.
+    A floor is a promise for other images: it is to hold in all but DOUBT of the bootstraps, and on the given images;
+    where no threshold does both, the second is kept, and where none does that, the nearest to the floor is taken.
+
+    A class with fewer than FEW positives or negatives keeps the threshold of all.
     """
     overall = one_for_all(predictions, goal)
     believed = calibrate(predictions)(predictions).probabilities
@@ -256,20 +259,19 @@ def _plain(cuts: _Cuts, targets: NDArray[Any], goal: Goal) -> float:
 
 
 def _guarded(logits: Floats, targets: NDArray[Any], shares: Floats, counts: NDArray[np.int64], goal: Goal) -> float:
-    """Average of the best thresholds over bootstraps, (n, bags) counts of each image, and the floor on all images."""
+    """Threshold of one class by shares of positives, (n,), and how often each image is in bootstraps, (n, bags)."""
     cuts = _Cuts(logits)
     weights = counts[cuts.order]
     hits, chosen = _until(weights * shares[cuts.order, None]), _until(weights)
     aim, held = goal.judge(hits[cuts.chosen], chosen[cuts.chosen], hits[-1], len(logits))
-    places = np.log(cuts.values) - np.log1p(-cuts.values)
-    place = places[goal.best(aim, held)].mean()
-    values = np.append(cuts.values, sigmoid(place))  # the average is one way more to part the images
-    real, numbers = _until(targets[cuts.order]), cuts.chosen_by(values)
-    _, held = goal.judge(real[numbers], numbers, real[-1], len(logits))
-    holding = held >= goal.floor - SLACK
-    if not holding.any():
+    if goal.floor == 0:
+        return float(sigmoid(logit(cuts.values)[goal.best(aim, held)].mean()))
+    real = _until(targets[cuts.order])
+    _, seen = goal.judge(real[cuts.chosen], cuts.chosen, real[-1], len(logits))
+    if seen.max() < goal.floor - SLACK:
         return _plain(cuts, targets, goal)
-    return float(values[np.argmin(np.where(holding, np.abs(np.append(places, place) - place), inf))])
+    promised = np.where(seen >= goal.floor - SLACK, np.quantile(held, DOUBT, axis=1), -1)
+    return float(cuts.values[goal.best(aim.mean(axis=1), promised)])
 
 
 def _until(values: Counts) -> Floats:

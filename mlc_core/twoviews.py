@@ -20,8 +20,13 @@ Method = Literal["vicreg", "simsiam"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 VIEW: Final = Reach(shift=1 / 8, rotation=15, scale=0.2, contrast=0.4, saturation=0.6, brightness=0.6, erase=0.0)
+WINDOW: Final = 5 / 8  # of an image's side, that is shown to both views: of the digit scenes, a digit and a half
+SMALLEST: Final = 17  # pixels of a window: below, a ResNet's last stage sees one, and only its kernels' middle learns
+MARGIN: Final = 1 / 16  # of the image's side, around the window, that comes into sight when it is moved
+TINT: Final = 0.8  # standard deviations by which a channel may become lighter or darker by itself
+GREY: Final = 0.3  # share of the views without colours
 
-WIDTH: Final = 1024  # of the embeddings
+WIDTH: Final = 512  # of the embeddings
 BOTTLENECK: Final = 128  # of SimSiam's predictor
 
 
@@ -110,13 +115,51 @@ def _layer(width: int, out: int) -> list[nn.Module]:
     return [nn.Linear(width, out, bias=False), nn.BatchNorm1d(out), nn.ReLU(inplace=True)]
 
 
-def view(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary a normalized batch more than a supervised training would.
+def two_views(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut one window out of each image, and vary it twice more than a supervised training would.
 
-    Never mirrored, because a mirrored digit is none; never cropped, because a view without an object that the other
-    one has would teach to overlook it.
+    Both views of an image show the same window: cut apart, one would hold objects that the other has not, and what
+    is told apart would be scenes, not what is in them. Never mirrored, because a mirrored digit is none.
+
+    Parameters
+    ----------
+    images : Tensor, (n, 3, size, size), float32, normalized
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    pair of Tensor, (n, 3, side, side), float32, channels_last
     """
-    return vary_within(VIEW, images, generator=generator)
+    size = images.shape[-1]
+    side = min(size, max(SMALLEST, round(size * WINDOW)))
+    margin = min(round(size * MARGIN), (size - side) // 2)
+    windows = _windows(images, side + 2 * margin, generator)
+    inner = slice(margin, margin + side)
+    one, other = (
+        _colour(vary_within(VIEW, windows, generator=generator)[:, :, inner, inner], generator) for _ in range(2)
+    )
+    return one, other
+
+
+def _windows(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Cut a square out of each image, at a place of its own."""
+    n, size = len(images), images.shape[-1]
+    corners = torch.randint(0, size - side + 1, (2, n, 1), generator=generator).to(images.device)
+    span = torch.arange(side, device=images.device)
+    rows, columns = corners[0] + span, corners[1] + span
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _colour(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Make each channel lighter or darker by itself; take the colours of some images away."""
+    n = len(images)
+    tint = torch.rand((n, 3, 1, 1), generator=generator).mul_(2 * TINT).sub_(TINT).to(images.device)
+    grey = (torch.rand((n, 1, 1, 1), generator=generator) < GREY).to(images.device)
+    tinted = images + tint
+    varied = torch.where(grey, tinted.mean(dim=1, keepdim=True), tinted)
+    return varied.contiguous(memory_format=torch.channels_last)
 
 
 def meter(embeddings: Tensor) -> tuple[float, float]:

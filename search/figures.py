@@ -234,7 +234,7 @@ def pr_curves(predictions: Predictions, scores: Scores) -> go.Figure:
     figure.update_xaxes(title="recall")
     figure.update_yaxes(title="precision")
     figure.update_layout(legend_title_text="average precision")
-    return _curve_finish(figure, "Precision over recall", len(curves), left_out, "average precision", "images")
+    return _curve_finish(figure, "Precision over recall", len(curves), left_out, "average precision", "images with it")
 
 
 def roc_curves(predictions: Predictions, scores: Scores) -> go.Figure:
@@ -264,7 +264,9 @@ def roc_curves(predictions: Predictions, scores: Scores) -> go.Figure:
     figure.update_xaxes(title="false positive rate")
     figure.update_yaxes(title="true positive rate (recall)")
     figure.update_layout(legend_title_text="area under the curve")
-    return _curve_finish(figure, "ROC: true over false positives", len(curves), left_out, "area", "images, or all")
+    return _curve_finish(
+        figure, "ROC: true over false positives", len(curves), left_out, "area", "images with it, or none without"
+    )
 
 
 def reliability_diagram(told: Mapping[str, Predictions]) -> go.Figure:
@@ -308,7 +310,9 @@ def reliability_diagram(told: Mapping[str, Predictions]) -> go.Figure:
     figure.update_xaxes(title="predicted probability", row=2)
     figure.update_yaxes(title="share of positives", range=[-0.02, 1.05], row=1)
     figure.update_yaxes(title="pairs, log", type="log", dtick=1, tickformat=",d", row=2)
-    note = "Image-label pairs of all classes, in bins of equal width. Below: how many; where there are few, chance rules."
+    note = (
+        "Image-label pairs of all classes, in bins of equal width. Below: how many; where there are few, chance rules."
+    )
     return _finished(figure, "Reliability of the probabilities", note, height=520)
 
 
@@ -559,7 +563,7 @@ def timeline(rows: Iterable[TrialRow]) -> go.Figure:
     figure.update_layout(barmode="overlay", uniformtext={"minsize": 9, "mode": "hide"})
     figure.update_xaxes(title="minutes since the first trial started", rangemode="tozero")
     figure.update_yaxes(title="at once", dtick=max(1, len(ends) // 20), autorange="reversed")
-    note = "The time spent training. One that was interrupted begins with its first start, and its pauses are left out."
+    note = "Time spent training. An interrupted trial is drawn from its last start, as long as all attempts together."
     return _finished(figure, "Trials over time", note, height=110 + 34 * min(len(ends), 30))
 
 
@@ -629,7 +633,7 @@ def _finished(figure: go.Figure, title: str, note: str = "", *, height: int, abo
     above : int
         Pixels between them and the axes.
     """
-    lines = textwrap.wrap(note, 130)
+    lines = textwrap.wrap(note, 130, break_long_words=False)
     words = "".join(f"<br><span style='font-size:13px;color:#555'>{line}</span>" for line in lines)
     legend_at = 38 + 17 * len(lines)
     across = len(figure.data) > 1 and figure.layout.legend.title.text is None
@@ -759,7 +763,8 @@ def _curves(
     if mean is not None:
         line = {"color": _INK, "width": 3.5}
         hover = f"mean: {told}<extra></extra>"
-        figure.add_scatter(x=_STEPS, y=mean[0], mode="lines", line=line, name=f"<b>{mean[1]}</b>", hovertemplate=hover)
+        name = f"<b>{mean[1]}</b>"
+        figure.add_scatter(x=_STEPS, y=mean[0], mode="lines", line=line, name=name, legendrank=1, hovertemplate=hover)
     return figure
 
 
@@ -771,8 +776,8 @@ def _curve_finish(
     note = "A circle marks the chosen threshold." + _cut(min(drawn, LINES), drawn, f"lowest (by {what})")
     if left_out:
         some = ", ".join(_name(name) for name in left_out[:8])
-        note += f" Left out, for there are no {without} with it: {some}{' and more' if len(left_out) > 8 else ''}."
-    return _finished(figure, title, note, height=440)
+        note += f" Left out, for there are no {without}: {some}{' and more' if len(left_out) > 8 else ''}."
+    return _finished(figure, title, note, height=490)
 
 
 def _thinned(values: NDArray[Any]) -> NDArray[Any]:

@@ -63,9 +63,17 @@ def paper_trials() -> tuple[PaperTrial, ...]:
 def paper_result() -> PaperResult:
     """Return what the document's final model reached."""
     table = _document()["result"]
-    whole = {key: value / 100 for key, value in table.items() if not isinstance(value, list)}
-    by_class = {key: tuple(value / 100 for value in table[key]) for key in ("precision", "recall", "f1")}
-    return PaperResult(classes=tuple(table["classes"]), **by_class, **whole)
+    precision, recall, f1 = (tuple(percent / 100 for percent in table[key]) for key in ("precision", "recall", "f1"))
+    return PaperResult(
+        accuracy=table["accuracy"] / 100,
+        macro_precision=table["macro_precision"] / 100,
+        macro_recall=table["macro_recall"] / 100,
+        macro_f1=table["macro_f1"] / 100,
+        classes=tuple(table["classes"]),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+    )
 
 
 def _document() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import platform
 import shlex
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Final
+from typing import Final, assert_never
 
 import torch
 from rich.table import Table as Drawn
@@ -18,6 +18,7 @@ from rich.text import Text
 from mlc_core import SPLITS, Dataset, processors
 from search.chosen import Chosen
 from search.confirm import Verdict
+from search.declaration import Choice, Domain, Range
 from search.drawing import (
     best_line,
     comparison_table,
@@ -33,6 +34,7 @@ from search.drawing import (
 from search.figures import worst_images
 from search.model_figures import model_figures, study_figures
 from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
+from search.paper import paper_result
 from search.report_page import Code, Figure, Html, Note, Part, Section, Table
 from search.study import Study
 from search.views import compare_paper, counts, leaderboard, trial_rows
@@ -57,6 +59,7 @@ def sections(
     """
     told = list(verdicts)
     return [
+        _summary(best, ensemble),
         _data(dataset),
         _study(study),
         _paper(study),
@@ -66,6 +69,24 @@ def sections(
         _ensemble(best, ensemble, dataset),
         _again(study, dataset, commands),
     ]
+
+
+def _summary(best: Chosen, ensemble: Chosen) -> Section:
+    paper = paper_result()
+    table = plain_table("On the test split")
+    for heading in ("", "best single model", "ensemble", "the document, on its own data"):
+        table.add_column(heading)
+    pair = best.scores(), ensemble.scores()
+    for name, ours, documented in (
+        ("accuracy, element-wise", [one.accuracy for one in pair], paper.accuracy),
+        ("macro precision", [one.macro.precision for one in pair], paper.macro_precision),
+        ("macro recall", [one.macro.recall for one in pair], paper.macro_recall),
+        ("macro F1", [one.macro.f1 for one in pair], paper.macro_f1),
+    ):
+        table.add_row(name, *(f"{100 * value:.2f} %" for value in (*ours, documented)))
+    said = f"The best single model is {best.name}: {best.why}. Beside it the {ensemble.name}, {ensemble.why}."
+    differ = "The document's images are not available: its figures are set beside ours, not compared with them."
+    return Section("What came out", "summary", [Note(said), table_of(table), Note(differ)])
 
 
 def _data(dataset: Dataset) -> Section:
@@ -88,10 +109,13 @@ def _study(study: Study) -> Section:
     space = plain_table("The search space")
     space.add_column("parameter")
     space.add_column("values")
-    for key, domain in declaration["space"].items():
-        space.add_row(key, Text(str(domain)))
-    for key, value in declaration["fixed"].items():
-        space.add_row(key, Text(f"{value} (fixed)"))
+    for key, domain in study.declaration.space.items():
+        space.add_row(key, Text(_spelled(domain)))
+    for scheduler, branch in study.declaration.branches.items():
+        for key, domain in branch.items():
+            space.add_row(f"{key}, of {scheduler}", Text(_spelled(domain)))
+    for key, value in study.declaration.fixed.items():
+        space.add_row(key, Text(f"{value}, fixed"))
     how = (
         f"{counted(counts(rows))}. Sampler {declaration['sampler']['name']}, pruner {declaration['pruner']['name']}, "
         f"{study.declaration.epochs} epochs a trial, objective {study.declaration.objective}, seed "
@@ -100,6 +124,17 @@ def _study(study: Study) -> Section:
     parts: list[Part] = [Note(how), *map(Figure, study_figures(study, rows).values())]
     parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
     return Section(f"The study {study.name}", "study", parts)
+
+
+def _spelled(domain: Domain) -> str:
+    match domain:
+        case Choice(values=values):
+            return ", ".join(map(str, values))
+        case Range(low=low, high=high, log=log, step=step):
+            how = " on a logarithmic scale" if log else "" if step is None else f" in steps of {step:g}"
+            return f"{low:g} to {high:g}{how}"
+        case other:
+            assert_never(other)
 
 
 def _paper(study: Study) -> Section:
@@ -123,12 +158,12 @@ def _model(best: Chosen, dataset: Dataset) -> Section:
         documented_table(scores),
         params_table(row, dict(row.fit.get("params", {}))),
     )
-    figures = model_figures(best)
+    figures = map(Figure, model_figures(best).values())
     wrong = Html(f"<h3>The images most wrongly classified</h3>{worst_images(best.test, scores, dataset.test)}")
     return Section(
         "The chosen model",
         "model",
-        [Note(best_line(row)), *map(table_of, tables), *map(Figure, figures.values()), wrong],
+        [Note(best_line(row)), *map(table_of, tables), *figures, wrong],
     )
 
 

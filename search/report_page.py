@@ -121,7 +121,6 @@ addEventListener("DOMContentLoaded", async () => {
   }, {rootMargin: "600px"});
   boxes.forEach(box => seen.observe(box));
   addEventListener("beforeprint", () => boxes.forEach(draw));
-  if (matchMedia("print").matches) boxes.forEach(draw);
 });
 """
 

@@ -26,6 +26,7 @@ from search import artifacts
 from search.data import Source, open_data
 from search.errors import SearchError, StorageDown, StudyNotFound
 from search.ledger import Claim, Done, Ledger, Wait
+from search.model_figures import show_best
 from search.objective import Finished, Lost, Outcome, Pruned, run_trial, study_precision
 from search.signals import Interrupted, Stop
 from search.storage import VARIABLE
@@ -174,6 +175,8 @@ def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, nam
             log.warning("trial %d was taken over by another worker", claim.number)
             return 0
     artifacts.clear(root, study, claim.number)
+    if isinstance(outcome, Finished):
+        show_best(study, root, data, claim.number)
     return 1
 
 

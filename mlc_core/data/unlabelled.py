@@ -112,7 +112,9 @@ def _folder(path: Path, size: int, *, skip_bad: bool, on_progress: OnProgress | 
     below = tree(path)
     rows = [Row(path=image, labels=(), where=image) for image in below.images]
     # A listing has two classes at least; here no image carries either.
-    listed = listing(path, rows, format=UNLABELLED, classes=("", " "), problems=below.problems, skip_bad=skip_bad)
+    listed = listing(
+        path, rows, format=UNLABELLED, classes=(UNLABELLED, "labelled"), problems=below.problems, skip_bad=skip_bad
+    )
     store = prepare(listed, size, on_progress=on_progress)
     if store.problems and not skip_bad:
         raise BadData(first_of(list(store.problems.values())))

@@ -67,9 +67,9 @@ def export(
             license=license,
         )
         if onnx:
-            write_onnx(folder)
+            card = write_onnx(folder)
         if torch_export:
-            write_torch_export(folder)
+            card = write_torch_export(folder)
         talk(f"{chosen.name} ({chosen.why}) is in {folder}: mlc-search predict IMAGES --model {folder}")
         if as_json:
             show_json(json.loads(card.to_json()))

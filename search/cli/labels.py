@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # these cost --help seconds
     from rich.console import RenderableType
 
     from mlc_core import EpochReport
-    from mlc_core.label_errors import LabelCheck, OnFold, Pool
+    from mlc_core.folds import OnFold, Pool
+    from mlc_core.label_errors import LabelCheck
     from search.data import Source
 
 LISTED = 20  # of what was found, on a terminal
@@ -78,9 +79,12 @@ def check(
     if source is None and corrections is not None:
         raise typer.BadParameter("--corrections belongs to --data PATH, which is missing.")
     from mlc_core import EPOCHS, Params
-    from mlc_core.label_errors import out_of_fold, suspicious
 
     chosen = Params.from_flat(_parsed(params or []))
+    from mlc_core.folds import out_of_fold  # imports torch
+    from mlc_core.label_errors import require_cleanlab, suspicious
+
+    require_cleanlab()
     length = epochs or EPOCHS
     images = _pool(source, corrections, chosen.image_size)
     try:
@@ -102,7 +106,7 @@ def check(
 
 def _pool(source: Source | None, corrections: Path | None, image_size: int) -> Pool:
     from mlc_core import digits, read_data
-    from mlc_core.label_errors import pool
+    from mlc_core.folds import pool
 
     if source is None:
         return pool(digits())

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mlc_core.calibration import Calibration, calibrate
 from mlc_core.predictions import Predictions, sigmoid
@@ -58,22 +59,21 @@ def test_an_endless_ridge_leaves_logits_alone() -> None:
     np.testing.assert_allclose(calibration(predictions).logits, predictions.logits, atol=1e-4)
 
 
-def test_the_ridge_is_paid_for_in_nats() -> None:
-    """At the optimum the slope of the summed BCE and that of the ridge cancel each other."""
-    predictions = drawn([2.0], [1.0], images=100)
-    (scale,), (shift,) = (calibrate(predictions, ridge=5.0).scale, calibrate(predictions, ridge=5.0).shift)
+def test_the_slope_of_the_ridge_cancels_that_of_the_summed_bce() -> None:
+    """First of all classes together, here one, against (1, 0); then of the class against what came out."""
+    predictions, ridge = drawn([2.0], [1.0], images=100), 5.0
     logits, targets = predictions.logits[:, 0], predictions.targets[:, 0]
-    # With one class, all classes together are that class, held to (1, 0); it is then held to that once more.
-    first = calibrate(Predictions(("a", "b"), np.tile(logits, (2, 1)).T, np.tile(targets, (2, 1)).T), ridge=10.0)
 
-    rest = sigmoid(scale * logits + shift) - targets
-    together_scale = scale + (rest * logits).sum() / 5.0
-    together_shift = shift + rest.sum() / 5.0
-    rest = sigmoid(together_scale * logits + together_shift) - targets
+    def slope(line: NDArray[np.float64]) -> NDArray[np.float64]:
+        rest = sigmoid(line[0] * logits + line[1]) - targets
+        return np.array([np.sum(rest * logits), np.sum(rest)])
 
-    assert (rest * logits).sum() + 5.0 * (together_scale - 1) == pytest.approx(0, abs=1e-3)
-    assert rest.sum() + 5.0 * together_shift == pytest.approx(0, abs=1e-3)
-    assert first.scale[0] == first.scale[1]
+    calibration = calibrate(predictions, ridge=ridge)
+    line = np.array([calibration.scale[0], calibration.shift[0]])
+    together = line + slope(line) / ridge
+
+    np.testing.assert_allclose(slope(together) + ridge * (together - [1, 0]), 0, atol=1e-5)
+    assert np.abs(slope(together)).min() > 0.1
 
 
 @given(
@@ -85,7 +85,7 @@ def test_the_ridge_is_paid_for_in_nats() -> None:
     )
 )
 def test_no_image_changes_its_rank_whatever_the_labels(
-    case: tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], np.ndarray[tuple[int, int], np.dtype[np.uint8]]],
+    case: tuple[NDArray[np.float64], NDArray[np.uint8]],
 ) -> None:
     """Also where a class has no positives, or all logits are the same, or the model is wrong about all."""
     logits, targets = case
@@ -102,7 +102,7 @@ def test_a_class_without_positives_becomes_less_likely() -> None:
     calibrated = calibrate(predictions)(predictions)
 
     assert calibrated.probabilities[:, 1].max() < predictions.probabilities[:, 1].max()
-    assert calibrated.probabilities[:, 1].mean() < 0.02
+    assert calibrated.probabilities[:, 1].mean() < predictions.probabilities[:, 1].mean() / 10
 
 
 @given(st.permutations(range(4)))
@@ -120,8 +120,8 @@ def test_calibrating_again_changes_little() -> None:
     predictions = drawn([0.5, 2.0], [1.0, -1.0], images=2000)
     calibrated = calibrate(predictions)(predictions)
 
-    assert calibrate(calibrated).scale == pytest.approx((1, 1), abs=0.02)
-    assert calibrate(calibrated).shift == pytest.approx((0, 0), abs=0.02)
+    assert calibrate(calibrated).scale == pytest.approx((1, 1), abs=0.04)
+    assert calibrate(calibrated).shift == pytest.approx((0, 0), abs=0.04)
 
 
 def test_a_calibration_scales_and_shifts_each_class_and_leaves_the_rest() -> None:

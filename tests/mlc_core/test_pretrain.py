@@ -1,4 +1,4 @@
-"""Learning without labels: the losses and the meter against closed forms, the loop against an interruption, the verdict."""
+"""Learning without labels: losses and meter against closed forms, the loop against an interruption, the verdict."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from mlc_core import BEST, BadCheckpoint, BadData, BadParams, Dataset, Split, fit
+from mlc_core import BadCheckpoint, BadData, BadParams, Dataset, fit
+from mlc_core.checkpoint import write_weights
 from mlc_core.data.unlabelled import Source, gather
 from mlc_core.model import build
 from mlc_core.pretrain import COLLAPSED, FEWEST, Pretraining, PretrainReport, learn
 from mlc_core.pretrained import start_from
 from mlc_core.probe import judge
-from mlc_core.twoviews import METHODS, meter, simsiam, vicreg, view
+from mlc_core.twoviews import METHODS, meter, simsiam, two_views, vicreg
 from search.cli import pretrain as command
-from tests.mlc_core.fits import SMALL, Run
+from tests.mlc_core.fits import SMALL
 from tests.mlc_core.tiny import SIZE, tiny
 
 ASKED = Pretraining(image_size=SIZE, epochs=2, batch_size=16, seed=3)
@@ -87,8 +88,8 @@ def test_simsiam_is_the_papers_mean_of_cosines_and_moves_only_what_predicts() ->
     loss = simsiam((p1, p2), (z1, z2))
     loss.backward()  # type: ignore[no-untyped-call]
 
-    assert float(loss) == pytest.approx(-(cosine(p1, z2) + cosine(p2, z1)) / 2, rel=1e-5)
-    assert float(simsiam((z2, z1), (z1, z2))) == pytest.approx(-1)
+    assert loss.item() == pytest.approx(-(cosine(p1, z2) + cosine(p2, z1)) / 2, rel=1e-5)
+    assert simsiam((z2, z1), (z1, z2)).item() == pytest.approx(-1)
     assert z1.grad is None
     assert z2.grad is None
     assert p1.grad is not None
@@ -117,20 +118,31 @@ def test_an_epoch_has_collapsed_by_too_little_spread_or_too_few_directions(
     assert PretrainReport(1, 2, 0.5, spread, rank, 1.0).collapsed is collapsed
 
 
-def test_two_views_differ_and_are_a_function_of_the_generator() -> None:
-    images = torch.randn((6, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(5)
-    one, other = view(images, generator), view(images, generator)
-    again = view(images, torch.Generator().manual_seed(5))
+@pytest.mark.parametrize(("size", "side"), [(8, 8), (16, 16), (24, 17), (32, 20), (64, 40)])
+def test_two_views_are_a_function_of_the_generator(size: int, side: int) -> None:
+    images = torch.randn((6, 3, size, size), generator=torch.Generator().manual_seed(0))
+    one, other = two_views(images, torch.Generator().manual_seed(5))
+    again, _ = two_views(images, torch.Generator().manual_seed(5))
 
     assert torch.equal(again, one)
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert one.shape == images.shape
+    assert one.shape == other.shape == (6, 3, side, side)
     assert one.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_both_views_show_the_same_window() -> None:
+    images = torch.zeros((200, 3, 64, 64))  # dark but for a spot, which is in both windows or in none
+    places = torch.randint(0, 64, (2, 200), generator=torch.Generator().manual_seed(1))
+    for number, (row, column) in enumerate(places.T.tolist()):
+        images[number, :, max(0, row - 3) : row + 3, max(0, column - 3) : column + 3] = 50.0
+    one, other = (views.amax(dim=(1, 2, 3)) > 10 for views in two_views(images, torch.Generator().manual_seed(5)))
+
+    assert 40 < int(one.sum()) < 160
+    assert int((one != other).sum()) < 50  # about 100, were the windows cut apart
+
+
 def test_the_loss_falls_and_the_file_is_a_backbone_that_a_fit_starts_from(
-    learnt: tuple[list[PretrainReport], Path], tmp_path: Path
+    learnt: tuple[list[PretrainReport], Path],
 ) -> None:
     reports, out = learnt
     assert [(report.epoch, report.epochs) for report in reports] == [(1, 2), (2, 2)]
@@ -297,18 +309,32 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 # ---- the verdict
 
 
-def test_features_that_labels_have_taught_are_said_to_help(rising: tuple[Run, Path]) -> None:
-    verdict = judge(rising[1] / BEST, ASKED, tiny(train=48, val=96), threads=1)
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a backbone whose features are the same for all images."""
+    weights = build(backbone="resnet10", stem="standard", dropout=0.0, classes=3, seed=0).resnet.state_dict()
+    write_weights(
+        file := tmp_path_factory.mktemp("blind") / "blind", weights | {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {}
+    )
+    return file
+
+
+def test_features_that_tell_the_classes_better_than_those_at_the_start_are_said_to_help(
+    blind: Path, learnt: tuple[list[PretrainReport], Path]
+) -> None:
+    verdict = judge(learnt[1], replace(ASKED, start=str(blind)), DATA, threads=1)
     assert verdict.helped
-    assert verdict.start < verdict.learnt <= 1
+    assert verdict.start < 0.7 < verdict.learnt <= 1
     assert 0 < verdict.low <= verdict.learnt - verdict.start <= verdict.high
 
 
-def test_features_that_are_those_of_the_start_are_said_not_to_help(tmp_path: Path) -> None:
-    quickly(out := tmp_path / "out", replace(ASKED, epochs=1, lr=1e-9))
-    verdict = judge(out, ASKED, DATA, threads=1)
-    assert not verdict.helped
-    assert verdict.low <= 0 <= verdict.high
+def test_features_that_tell_the_classes_no_better_are_said_not_to_help(blind: Path) -> None:
+    same = judge(blind, replace(ASKED, start=str(blind)), DATA, threads=1)
+    assert (same.helped, same.low, same.high) == (False, 0, 0)
+
+    worse = judge(blind, ASKED, DATA, threads=1)
+    assert not worse.helped
+    assert worse.high < 0
 
 
 # ---- the command
