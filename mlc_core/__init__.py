@@ -71,6 +71,8 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.evaluation import ClassScores as ClassScores
     from mlc_core.evaluation import Interval as Interval
     from mlc_core.evaluation import Scores as Scores
+    from mlc_core.evaluation import multilabel_confusion as multilabel_confusion
+    from mlc_core.evaluation import reliability as reliability
     from mlc_core.evaluation import score as score
     from mlc_core.explain import heat_maps as heat_maps
     from mlc_core.explain import write_picture as write_picture
@@ -84,6 +86,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.predict import infer as infer
     from mlc_core.predict import predict_split as predict_split
     from mlc_core.predict import read_member as read_member
+    from mlc_core.predictions import Blend as Blend
     from mlc_core.predictions import Predictions as Predictions
     from mlc_core.pretrained import check_weights as check_weights
     from mlc_core.shipped import Model as Model
@@ -115,6 +118,7 @@ __all__ = [
     "BadModel",
     "BadParams",
     "BadWeights",
+    "Blend",
     "Calibration",
     "Card",
     "ClassScores",
@@ -172,12 +176,14 @@ __all__ = [
     "infer",
     "load_dataset",
     "load_model",
+    "multilabel_confusion",
     "one_for_all",
     "per_class",
     "predict_split",
     "processors",
     "read_data",
     "read_member",
+    "reliability",
     "save_model",
     "score",
     "select",
@@ -191,6 +197,7 @@ __all__ = [
 
 _ON_FIRST_USE: Final = {
     "Average": "mlc_core.evaluation",
+    "Blend": "mlc_core.predictions",
     "Calibration": "mlc_core.calibration",
     "Card": "mlc_core.card",
     "ClassScores": "mlc_core.evaluation",
@@ -229,12 +236,14 @@ _ON_FIRST_USE: Final = {
     "infer": "mlc_core.predict",
     "load_dataset": "mlc_core.data.load",
     "load_model": "mlc_core.shipped",
+    "multilabel_confusion": "mlc_core.evaluation",
     "one_for_all": "mlc_core.thresholds",
     "per_class": "mlc_core.thresholds",
     "predict_split": "mlc_core.predict",
     "processors": "mlc_core.machine",
     "read_data": "mlc_core.data.load",
     "read_member": "mlc_core.predict",
+    "reliability": "mlc_core.evaluation",
     "save_model": "mlc_core.export",
     "score": "mlc_core.evaluation",
     "select": "mlc_core.ensemble",

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from mlc_core.cache import write_atomically
 from mlc_core.data.listing import unprintable
 from mlc_core.errors import BadModel, BadParams
 from mlc_core.params import Params, Value, check_image_size
+from mlc_core.predictions import Blend
 
 FORMAT: Final = 1  # of the folder; one of another format is refused
 CARD: Final = "model.json"
@@ -68,7 +69,7 @@ class Card:
     format: int
     classes: tuple[str, ...]
     members: tuple[MemberCard, ...]
-    average: Literal["probabilities", "logits"]  # what is averaged over the members
+    average: Blend  # what is averaged over the members
     side: int  # pixels, both sides, at which decoded images are kept before a member's own resizing
     scale: tuple[float, ...]  # a class each: a calibrated logit is scale * logit + shift
     shift: tuple[float, ...]

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from mlc_core.errors import BadData
-from mlc_core.predictions import AVERAGES, Average, Floats, Predictions, logit, sigmoid
+from mlc_core.predictions import BLENDS, Blend, Floats, Predictions, logit, sigmoid
 from mlc_core.seeds import Stream, stream_seed
 
 FARTHEST: Final = 50.0  # a logit beyond it counts as this far
@@ -35,14 +35,14 @@ class Ensemble:
     """
 
     weights: tuple[float, ...]
-    average: Average
+    average: Blend
     value: float
 
 
 def select(
     candidates: Sequence[Predictions],
     *,
-    average: Average | None = None,
+    average: Blend | None = None,
     rounds: int = 30,
     bags: int = 20,
     seed: int = 0,
@@ -81,12 +81,12 @@ def select(
     counts = [np.bincount(rows, minlength=images).astype(np.float64) for rows in drawn]
     found = [
         _select(candidates, each, rounds, counts or [np.ones(images)])
-        for each in (AVERAGES if average is None else (average,))
+        for each in (BLENDS if average is None else (average,))
     ]
     return min(found, key=lambda ensemble: ensemble.value)
 
 
-def blend(candidates: Sequence[Predictions], weights: Sequence[float], average: Average) -> Predictions:
+def blend(candidates: Sequence[Predictions], weights: Sequence[float], average: Blend) -> Predictions:
     """Average what models say of the same images.
 
     Parameters
@@ -113,7 +113,7 @@ def blend(candidates: Sequence[Predictions], weights: Sequence[float], average: 
     return Predictions(first.classes, blended, first.targets)
 
 
-def _select(candidates: Sequence[Predictions], average: Average, rounds: int, bags: Sequence[Floats]) -> Ensemble:
+def _select(candidates: Sequence[Predictions], average: Blend, rounds: int, bags: Sequence[Floats]) -> Ensemble:
     signs = np.where(candidates[0].targets == 1, 1.0, -1.0)
     margins = np.stack([np.clip(one.logits, -FARTHEST, FARTHEST) * signs for one in candidates])
     told = margins if average == "logits" else sigmoid(margins)  # of each label as it is, so that more is better
@@ -129,7 +129,7 @@ def _select(candidates: Sequence[Predictions], average: Average, rounds: int, ba
     return Ensemble(weights=tuple(float(weight) for weight in weights), average=average, value=together)
 
 
-def _greedy(told: Floats, average: Average, rounds: int, counts: Floats) -> Floats:
+def _greedy(told: Floats, average: Blend, rounds: int, counts: Floats) -> Floats:
     """Weights of one selection, (candidates,), where each image counts as many times as told."""
 
     def values(blends: Floats) -> Floats:
@@ -153,7 +153,7 @@ def _greedy(told: Floats, average: Average, rounds: int, counts: Floats) -> Floa
     return share
 
 
-def _losses(told: Floats, average: Average) -> Floats:
+def _losses(told: Floats, average: Blend) -> Floats:
     """Mean BCE of each image, (candidates, images), of margins or of probabilities of what is so."""
     each = np.log1p(np.exp(-told)) if average == "logits" else -np.log(np.clip(told, SURE, 1 - SURE))
     losses: Floats = each.mean(axis=-1)

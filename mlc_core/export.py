@@ -26,7 +26,7 @@ from mlc_core.cache import write_atomically
 from mlc_core.card import CARD, FORMAT, ONNX, TORCH, Card, DataCard, MemberCard, write_card
 from mlc_core.errors import BadModel, BadWeights
 from mlc_core.predict import Member, read_member
-from mlc_core.predictions import Average
+from mlc_core.predictions import Blend
 
 PREPROCESSING: Final = (
     "Turn by EXIF, scale 16 bits to 8, put transparency over white, convert to RGB, squash to {side} x {side} pixels "
@@ -52,7 +52,7 @@ def save_model(
     *,
     side: int,
     data: DataCard,
-    average: Average = "probabilities",
+    average: Blend = "probabilities",
     scale: Sequence[float] | None = None,
     shift: Sequence[float] | None = None,
     thresholds: Sequence[float] | None = None,

@@ -96,9 +96,7 @@ def suspicious(images: Pool, probabilities: Floats, *, folds: int = FOLDS) -> La
         cleanlab is not installed.
     """
     require_cleanlab()
-    from cleanlab.multilabel_classification.filter import (  # type: ignore[import-untyped]
-        find_multilabel_issues_per_class,
-    )
+    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
 
     positives = images.labels.sum(axis=0, dtype=np.int64)
     checked = np.flatnonzero((positives >= folds) & (len(images) - positives >= folds))

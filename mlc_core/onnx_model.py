@@ -118,9 +118,9 @@ def ask_onnx(content: bytes, where: str) -> Callable[[Uint8], Floats]:
         It is damaged, no graph of ours, or would read other files.
     """
     import onnx
-    import onnxruntime  # type: ignore[import-untyped]
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from onnxruntime.capi import onnxruntime_pybind11_state as told  # type: ignore[import-untyped]
+    import onnxruntime
+    from google.protobuf.message import DecodeError
+    from onnxruntime.capi import onnxruntime_pybind11_state as told
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors, which are raised as well

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from mlc_core.data.dataset import Split, Uint8
 from mlc_core.errors import BadParams, BadWeights
 from mlc_core.model import Classifier, build
 from mlc_core.params import Params
-from mlc_core.predictions import Average, Predictions
+from mlc_core.predictions import Blend, Predictions
 
 BATCH: Final = 250  # images
 
@@ -48,7 +48,7 @@ def read_member(path: Path) -> Member:
         The file is not there, is damaged, or was not written by a fit.
     """
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             facts: dict[str, str] = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         params = Params.from_flat(json.loads(facts.pop("params")))
@@ -85,7 +85,7 @@ class Predictor(nn.Module):
         members: Sequence[Member],
         weights: Sequence[float] | None = None,
         *,
-        average: Average = "probabilities",
+        average: Blend = "probabilities",
         scale: Sequence[float] | None = None,
         shift: Sequence[float] | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Predictor(nn.Module):
         classes = len(members[0].classes)
         shares = [1 / len(members)] * len(members) if weights is None else weights
         self.networks = nn.ModuleList(_Normalized(member) for member in members)
-        self.average: Average = average
+        self.average: Blend = average
         self.register_buffer("weights", torch.tensor(shares, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor([1.0] * classes if scale is None else scale, dtype=torch.float32))
         self.register_buffer("shift", torch.tensor([0.0] * classes if shift is None else shift, dtype=torch.float32))
@@ -108,7 +108,7 @@ class Predictor(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) uint8 RGB -> (n, classes) calibrated logits, float32."""
-        told = [network(images) for network in self.networks]
+        told: list[Tensor] = [network(images) for network in self.networks]
         if len(told) == 1:
             return told[0] * self.scale + self.shift
         if self.average == "logits":

@@ -16,8 +16,8 @@ from mlc_core.data.dataset import Uint8
 
 Floats = NDArray[np.float64]
 
-Average = Literal["probabilities", "logits"]  # what is averaged over the models of an ensemble
-AVERAGES: Final[tuple[Average, ...]] = get_args(Average)
+Blend = Literal["probabilities", "logits"]  # what is averaged over the models of an ensemble
+BLENDS: Final[tuple[Blend, ...]] = get_args(Blend)
 
 
 @dataclass(frozen=True, eq=False)

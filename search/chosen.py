@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mlc_core import (
+    Blend,
     Calibration,
     Dataset,
     Goal,
@@ -74,7 +75,7 @@ class Chosen:
     candidates: tuple[Candidate, ...]  # its members
     members: tuple[Member, ...]
     shares: tuple[float, ...]  # of the members
-    average: Literal["probabilities", "logits"]
+    average: Blend
     calibration: Calibration  # fitted on validation
     thresholds: Thresholds  # tuned on validation
     val: Predictions  # calibrated
@@ -190,7 +191,7 @@ def _finish(
     own: Sequence[Candidate],
     members: Sequence[Member],
     shares: Sequence[float],
-    average: Literal["probabilities", "logits"],
+    average: Blend,
     data: Dataset,
     goal: Goal,
     *,

@@ -6,7 +6,7 @@ Not here: how data are read (mlc_core).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -25,6 +25,7 @@ class Source:
     path: Path
     format: str = "auto"
     skip_bad: bool = False
+    corrections: Path | None = None  # a CSV file of labels that are laid over the data's own
 
 
 def open_data(
@@ -53,6 +54,8 @@ def open_data(
     """
     known = _remembered(study)
     source = asked or (known.source if known else None)
+    if source is not None and source.corrections is None and known is not None and known.source is not None:
+        source = replace(source, corrections=known.source.corrections)
     if asked is None and source is not None and not source.path.exists():
         problem = f"they lay in {source.path}, which is not there. Say each time where they are now: --data PATH"
         raise DataChanged(study.name, problem)
@@ -67,6 +70,7 @@ def open_data(
             seed=study.declaration.seed,
             splits=known.splits if known else None,
             skip_bad=source.skip_bad,
+            corrections=source.corrections,
             on_progress=on_progress,
         )
         data, splits, problems = loaded.dataset(), loaded.spelled_splits(), loaded.problems
@@ -127,12 +131,17 @@ def _remembered(study: Study) -> _Known | None:
 
 
 def _remember(study: Study, known: _Known) -> _Known:
-    source = known.source and asdict(known.source) | {"path": str(known.source.path.resolve())}
+    source = known.source and {
+        key: str(value.resolve()) if isinstance(value, Path) else value for key, value in asdict(known.source).items()
+    }
     table = {"source": source, "fingerprint": known.fingerprint, "splits": known.splits}
     return _read(study.ledger.remember(DATA, json.dumps(table)))
 
 
 def _read(text: str) -> _Known:
     table = json.loads(text)
-    source = table["source"] and Source(**table["source"] | {"path": Path(table["source"]["path"])})
-    return _Known(source, table["fingerprint"], table["splits"])
+    if (told := table["source"]) is None:
+        return _Known(None, table["fingerprint"], table["splits"])
+    corrections = told.get("corrections")
+    told |= {"path": Path(told["path"]), "corrections": corrections and Path(corrections)}
+    return _Known(Source(**told), table["fingerprint"], table["splits"])

@@ -130,6 +130,7 @@ def comparison_words(comparison: Comparison) -> list[str]:
     lines = [
         "The document's data are not available and the replays train on others: only the order can be compared.",
         "Epochs, image size, ResNet depth and augmentation are the study's; the document states none of them.",
+        "Replays average no weights and favour no rare classes, whatever the study does: the document did neither.",
     ]
     correlation = comparison.rank_correlation
     if correlation is None:

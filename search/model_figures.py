@@ -1,4 +1,7 @@
-"""Which figures a model and a study get, and the dashboard while a search goes on; drawn in figures.py."""
+"""Which figures a model and a study get, and the dashboard while a search goes on.
+
+Not here: how they are drawn (figures.py, curves.py, study_figures.py).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import plotly.graph_objects as go
 from optuna_dashboard import save_plotly_graph_object
 
 from mlc_core import Dataset, cost, predict_split, read_member, score
-from search import figures
 from search.artifacts import weights_path
 from search.chosen import Chosen
+from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
+from search.figures import confusion, confusion_grid, error_cooccurrence, precision_recall_bars, training_curves
+from search.page import write_html
 from search.storage import patiently
 from search.study import Study
+from search.study_figures import importances, optimization_history, slices, timeline
 from search.views import TrialRow, leaderboard, trial_rows
 
 HALF: Final = 0.5  # the threshold while nothing is tuned
@@ -28,29 +34,33 @@ def model_figures(chosen: Chosen) -> dict[str, go.Figure]:
     drawn = {}
     if losses[0]:
         best = int(chosen.members[0].facts["epoch"])
-        drawn["training"] = figures.training_curves(*losses, best=best)
+        drawn["training"] = training_curves(*losses, best=best)
     return drawn | {
-        "precision-recall-by-class": figures.precision_recall_bars(scores),
-        "confusion": figures.confusion(chosen.test, scores),
-        "confusion-by-class": figures.confusion_grid(scores),
-        "precision-recall-curves": figures.pr_curves(chosen.test, scores),
-        "roc-curves": figures.roc_curves(chosen.test, scores),
-        "reliability": figures.reliability_diagram(
-            {"as trained": chosen.plain_test, "calibrated on validation": chosen.test}
-        ),
-        "thresholds": figures.threshold_curves(chosen.test, scores),
-        "errors-together": figures.error_cooccurrence(chosen.test, scores),
+        "precision-recall-by-class": precision_recall_bars(scores),
+        "confusion": confusion(chosen.test, scores),
+        "confusion-by-class": confusion_grid(scores),
+        "precision-recall-curves": pr_curves(chosen.test, scores),
+        "roc-curves": roc_curves(chosen.test, scores),
+        "reliability": reliability_diagram({"as trained": chosen.plain_test, "calibrated on validation": chosen.test}),
+        "thresholds": threshold_curves(chosen.test, scores),
+        "errors-together": error_cooccurrence(chosen.test, scores),
     }
 
 
-def study_figures(study: Study, rows: list[TrialRow]) -> dict[str, go.Figure]:
+def write_worst(path: Path, chosen: Chosen, data: Dataset) -> None:
+    """Write a page with the test images that the model is most wrong about."""
+    pictures = figures.worst_images(chosen.test, chosen.scores(), data.test)
+    write_html(path, title="Most wrongly classified", body=["<h1>Most wrongly classified</h1>", pictures])
+
+
+def search_figures(study: Study, rows: list[TrialRow]) -> dict[str, go.Figure]:
     """Draw a search; the key is a file's name."""
-    important = figures.importances(study.optuna)
+    important = patiently(study.storage, lambda: importances(study.optuna))
     return {
-        "history": figures.optimization_history(rows),
+        "history": optimization_history(rows),
         **({} if important is None else {"importances": important}),
-        "slices": figures.slices(rows),
-        "timeline": figures.timeline(rows),
+        "slices": slices(rows),
+        "timeline": timeline(rows),
     }
 
 
@@ -68,11 +78,9 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
     (told,) = predict_split([read_member(weights)], data.val)
     scores = score(told, [HALF] * len(told.classes))
     drawn = {
-        "training": figures.training_curves(
-            leader.metrics["train_loss"], leader.metrics["val_loss"], best=_best_epoch(leader)
-        ),
-        "classes": figures.precision_recall_bars(scores),
-        "confusion": figures.confusion(told, scores),
+        "training": training_curves(leader.metrics["train_loss"], leader.metrics["val_loss"], best=_best_epoch(leader)),
+        "classes": precision_recall_bars(scores),
+        "confusion": confusion(told, scores),
     }
     for name, figure in drawn.items():
         figure.update_layout(title_text=f"Best so far, trial {number}, on validation: {figure.layout.title.text}")

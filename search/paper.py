@@ -18,6 +18,7 @@ class PaperTrial:
     number: int  # the document's
     documented: Mapping[str, Value]  # parameters as the document states them
     assumed: Mapping[str, Value]  # parameters on which it is silent
+    off: Mapping[str, Value]  # parameters by which a replay does without what the document had not
     seed: int  # of the replay
     val_loss: float  # the document's result, on other data
 
@@ -28,8 +29,8 @@ class PaperTrial:
 
     @property
     def params(self) -> dict[str, Value]:
-        """Documented and assumed parameters together."""
-        return {**self.documented, **self.assumed}
+        """All parameters of the replay that are not the study's."""
+        return {**self.documented, **self.assumed, **self.off}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +49,17 @@ class PaperResult:
 
 def paper_trials() -> tuple[PaperTrial, ...]:
     """Return the documented trials in the document's order."""
+    document = _document()
     return tuple(
         PaperTrial(
             number=trial["number"],
             documented=trial["documented"],
             assumed={key: value for key, value in trial["assumed"].items() if key != "seed"},
+            off=document["off"],
             seed=trial["assumed"]["seed"],
             val_loss=trial["result"]["val_loss"],
         )
-        for trial in _document()["trial"]
+        for trial in document["trial"]
     )
 
 

@@ -105,6 +105,7 @@ class Pool:
         if self.source is not None:
             command += ["--data", str(self.source.path), "--format", self.source.format]
             command += ["--skip-bad"] * self.source.skip_bad
+            command += ["--corrections", str(self.source.corrections)] if self.source.corrections else []
         threads = str(self.study.declaration.threads)
         process = subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
             command,

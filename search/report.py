@@ -1,6 +1,6 @@
 """What a search came to, as sections of one page: data, study, documented trials, model, thresholds, ensemble.
 
-Not here: how the page is written (report_page.py); how figures are drawn (figures.py).
+Not here: how the page is written (report_page.py); which figures it gets (model_figures.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from search.drawing import (
     trials_table,
 )
 from search.figures import worst_images
-from search.model_figures import model_figures, study_figures
+from search.model_figures import model_figures, search_figures
 from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
 from search.paper import paper_result
 from search.report_page import Code, Figure, Html, Note, Part, Section, Table
@@ -121,7 +121,7 @@ def _study(study: Study) -> Section:
         f"{study.declaration.epochs} epochs a trial, objective {study.declaration.objective}, seed "
         f"{study.declaration.seed}."
     )
-    parts: list[Part] = [Note(how), *map(Figure, study_figures(study, rows).values())]
+    parts: list[Part] = [Note(how), *map(Figure, search_figures(study, rows).values())]
     parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
     return Section(f"The study {study.name}", "study", parts)
 

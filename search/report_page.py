@@ -6,6 +6,7 @@ Not here: what a report tells (cli/report.py); how a figure looks (figures.py); 
 from __future__ import annotations
 
 import gzip
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Plain text in cells; numbers are set to the right, but for the first column."""
+    """Plain text in cells; a column of numbers is set to the right, but for the first."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -78,6 +79,9 @@ class Section:
 
 
 _HEIGHT: Final = 450  # pixels of a figure that does not say
+_BLANK: Final = ("", "-", "–", "n/a")
+_NUMBER: Final = re.compile(r"[+\-–±]?\d")
+_PROSE: Final = re.compile(r"[^\W\d_]{3}")  # three letters in a row; units and "to" or "of" have fewer
 _STYLE: Final = """
 nav { columns: 3; margin: 24px 0; border: 1px solid #ccc; border-radius: 6px; padding: 10px 18px; }
 nav a, a { color: #005a91; } nav a { display: block; }
@@ -86,6 +90,7 @@ h2 { border-top: 1px solid #ccc; padding-top: 16px; }
 caption { text-align: left; font-weight: bold; padding: 4px 0; }
 .drawn { margin: 16px 0; }
 pre { background: #f5f5f5; border-radius: 6px; padding: 10px 14px; overflow-x: auto; font-size: 13px; }
+@media screen { .wide th, .wide td { overflow-wrap: normal; word-break: normal; } }
 @media print {
   @page { size: A4 landscape; margin: 10mm; }
   body { max-width: none; padding: 0; font-size: 12px; } .drawn { zoom: .9; }
@@ -170,22 +175,24 @@ def _part(part: Part, numbers: Iterator[int]) -> str:
 
 def _table(table: Table) -> str:
     caption = f"<caption>{text(table.title)}</caption>" if table.title else ""
-    # A column's heading stands where its numbers do.
-    right = [at > 0 and any(_is_number(row[at]) for row in table.rows) for at in range(len(table.head))]
-    head = "".join(_cell("th", words, at_right) for words, at_right in zip(table.head, right, strict=True))
-    rows = "".join(
-        f"<tr>{''.join(_cell('td', words, at > 0 and _is_number(words)) for at, words in enumerate(row))}</tr>"
-        for row in table.rows
+    # A column's heading stands where its cells do.
+    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.head)
+    right = [at > 0 and _are_numbers(column) for at, column in enumerate(columns)]
+    head = _row("th", table.head, right) if table.head else ""
+    rows = "".join(_row("td", row, right) for row in table.rows)
+    return f"<div class=wide><table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table></div>"
+
+
+def _row(kind: str, cells: Sequence[str], right: Sequence[bool]) -> str:
+    marks = [" class=n" if at_right else "" for at_right in right]
+    return (
+        f"<tr>{''.join(f'<{kind}{mark}>{text(cell)}</{kind}>' for cell, mark in zip(cells, marks, strict=True))}</tr>"
     )
-    return f"<div class=wide><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def _cell(kind: str, words: str, right: bool) -> str:
-    return f"<{kind}{' class=n' if right else ''}>{text(words)}</{kind}>"
-
-
-def _is_number(words: str) -> bool:
-    return words.lstrip("+-–±")[:1].isdigit() or words in ("-", "–")
+def _are_numbers(cells: Sequence[str]) -> bool:
+    told = [cell.strip() for cell in cells if cell.strip() not in _BLANK]
+    return bool(told) and all(_NUMBER.match(cell) and not _PROSE.search(cell) for cell in told)
 
 
 def _figure(figure: go.Figure, name: str) -> str:

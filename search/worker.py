@@ -26,7 +26,6 @@ from search import artifacts
 from search.data import Source, open_data
 from search.errors import SearchError, StorageDown, StudyNotFound
 from search.ledger import Claim, Done, Ledger, Wait
-from search.model_figures import show_best
 from search.objective import Finished, Lost, Outcome, Pruned, run_trial, study_precision
 from search.signals import Interrupted, Stop
 from search.storage import VARIABLE
@@ -176,6 +175,8 @@ def _one_trial(study: Study, claim: Claim, data: Dataset, precision: str, *, nam
             return 0
     artifacts.clear(root, study, claim.number)
     if isinstance(outcome, Finished):
+        from search.model_figures import show_best  # plotly costs a worker half a second at start
+
         show_best(study, root, data, claim.number)
     return 1
 
@@ -248,8 +249,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--format", default="auto")
     parser.add_argument("--skip-bad", action="store_true")
+    parser.add_argument("--corrections", type=Path)
     options = parser.parse_args()
-    source = Source(options.data, options.format, options.skip_bad) if options.data else None
+    source = Source(options.data, options.format, options.skip_bad, options.corrections) if options.data else None
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     stop = Stop()
     try:

@@ -9,7 +9,22 @@ import sys
 
 import typer
 
-from search.cli import confirm, dashboard, data, delete, evaluate, export, fit, look, paper, predict, report, run
+from search.cli import (
+    confirm,
+    dashboard,
+    data,
+    delete,
+    evaluate,
+    export,
+    fit,
+    labels,
+    look,
+    paper,
+    predict,
+    pretrain,
+    report,
+    run,
+)
 
 app = typer.Typer(
     name="mlc-search",
@@ -20,7 +35,22 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, paper, look, confirm, evaluate, report, export, predict, data, fit, dashboard, delete):
+for module in (
+    run,
+    paper,
+    look,
+    confirm,
+    evaluate,
+    report,
+    export,
+    predict,
+    data,
+    labels,
+    pretrain,
+    fit,
+    dashboard,
+    delete,
+):
     module.register(app)
 
 

@@ -16,7 +16,7 @@ from search.cli.printing import show, show_json, talk
 if TYPE_CHECKING:  # these import torch
     from mlc_core import Dataset, Goal
     from search.chosen import Chosen, Which
-    from search.figures import Format
+    from search.figure_files import Format
     from search.study import Study
 
 Trial = Annotated[int | None, typer.Option("--trial", min=0, metavar="NUMBER", help="This trial.", show_default=False)]
@@ -76,10 +76,11 @@ def evaluate(
         chosen = choose(own, repeated, root, dataset, which=which, goal=parsed(goal))
         if figures is not None:
             wanted = _formats(formats)
-            from search.figures import save_figures
-            from search.model_figures import model_figures
+            from search.figure_files import save_figures
+            from search.model_figures import model_figures, write_worst
 
             save_figures(model_figures(chosen), figures, wanted)
+            write_worst(figures / "worst-images.html", chosen, dataset)
             talk(f"The figures are in {figures}.")
         _print(chosen, dataset, as_json=as_json)
 
@@ -160,7 +161,7 @@ def _print(chosen: Chosen, dataset: Dataset, *, as_json: bool) -> None:
 
 
 def _formats(text: str) -> list[Format]:
-    from search.figures import FORMATS
+    from search.figure_files import FORMATS
 
     wanted = [part.strip() for part in text.split(",")]
     for part in wanted:

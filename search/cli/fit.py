@@ -43,6 +43,7 @@ def fit(
     data: options.Data = None,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
+    corrections: options.Corrections = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -57,11 +58,11 @@ def fit(
 
     Example: mlc-search fit image_size=64 --data photos/labels.csv
     """
-    given = _parsed(params or [])
+    given = parsed(params or [])
     spec: dict[str, Any] = {"params": given, "epochs": epochs, "seed": seed, "threads": threads}
     if paper is not None:
         spec = _like_paper(paper, spec)
-    source = options.source(data, format, skip_bad=skip_bad)
+    source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
     import mlc_core
 
     chosen = mlc_core.Params.from_flat(spec["params"])
@@ -94,7 +95,7 @@ def fit(
         typer.echo(repr(loss))
 
 
-def _parsed(words: list[str]) -> dict[str, Value]:
+def parsed(words: list[str]) -> dict[str, Value]:
     """Read ``lr=1e-3`` as the kind of value that lr is."""
     from mlc_core import DEFAULTS
 
@@ -119,6 +120,7 @@ def _read(source: Source, image_size: int) -> Dataset:
             format=source.format,
             image_size=image_size,
             skip_bad=source.skip_bad,
+            corrections=source.corrections,
             on_progress=on_progress,
         )
     for problem in loaded.problems:

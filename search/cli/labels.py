@@ -11,7 +11,7 @@ import typer
 
 from search.cli import options
 from search.cli.data import decoding
-from search.cli.fit import _parsed
+from search.cli.fit import parsed
 from search.cli.printing import error_console, show, show_json, talk
 
 if TYPE_CHECKING:  # these cost --help seconds
@@ -47,12 +47,7 @@ def check(
     data: options.Data = None,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
-    corrections: Annotated[
-        Path | None,
-        typer.Option(
-            "--corrections", metavar="FILE", help="Check the labels as this CSV file corrects them.", show_default=False
-        ),
-    ] = None,
+    corrections: options.Corrections = None,
     folds: Annotated[
         int, typer.Option("--folds", min=2, max=100, help="Models to train, each without one part of the images.")
     ] = 4,
@@ -75,18 +70,16 @@ def check(
     for option, file in (("--csv", csv), ("--html", html)):
         if file is not None and not file.absolute().parent.is_dir():
             raise typer.BadParameter(f"{option} {file}: there is no folder {file.absolute().parent}.")
-    source = options.source(data, format, skip_bad=skip_bad)
-    if source is None and corrections is not None:
-        raise typer.BadParameter("--corrections belongs to --data PATH, which is missing.")
+    source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
     from mlc_core import EPOCHS, Params
 
-    chosen = Params.from_flat(_parsed(params or []))
+    chosen = Params.from_flat(parsed(params or []))
     from mlc_core.folds import out_of_fold  # imports torch
     from mlc_core.label_errors import require_cleanlab, suspicious
 
     require_cleanlab()
     length = epochs or EPOCHS
-    images = _pool(source, corrections, chosen.image_size)
+    images = _pool(source, chosen.image_size)
     try:
         with _training(folds, length) as on_epoch:
             probabilities = out_of_fold(images, chosen, folds=folds, epochs=length, on_epoch=on_epoch)
@@ -97,14 +90,14 @@ def check(
     if csv is not None:
         _write_csv(csv, found)
     if html is not None:
-        _write_html(html, found, source, corrections)
+        _write_html(html, found, source)
     if as_json:
         show_json(found.to_table())
     else:
         show(*_tables(found))
 
 
-def _pool(source: Source | None, corrections: Path | None, image_size: int) -> Pool:
+def _pool(source: Source | None, image_size: int) -> Pool:
     from mlc_core import digits, read_data
     from mlc_core.folds import pool
 
@@ -116,7 +109,7 @@ def _pool(source: Source | None, corrections: Path | None, image_size: int) -> P
             format=source.format,
             image_size=image_size,
             skip_bad=source.skip_bad,
-            corrections=corrections,
+            corrections=source.corrections,
             on_progress=on_progress,
         )
     for problem in loaded.problems:
@@ -159,11 +152,11 @@ def _write_csv(file: Path, found: LabelCheck) -> None:
     talk(f"The corrections are {file}. Take out the rows whose labels are right.")
 
 
-def _write_html(file: Path, found: LabelCheck, source: Source | None, corrections: Path | None) -> None:
+def _write_html(file: Path, found: LabelCheck, source: Source | None) -> None:
     from search.label_page import write_page
 
     # Models may be trained on smaller images than a person can judge.
-    shown = _pool(source, corrections, PICTURE)
+    shown = _pool(source, PICTURE)
     wanted = {each.path for each in found.found}
     pictures = {
         path: shown.images[row] for path, row in zip(shown.paths, shown.rows.tolist(), strict=True) if path in wanted

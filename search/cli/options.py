@@ -62,6 +62,15 @@ Format = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without images and rows that cannot be used, and list them.")
 ]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        metavar="FILE",
+        help="Labels to lay over those of --data: a CSV file, as mlc-search labels check writes it.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -90,13 +99,19 @@ def overrides(**given: int | None) -> dict[str, int]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def source(data: Path | None, format: str, *, skip_bad: bool) -> Source | None:  # noqa: A002 - the option's name
+def source(
+    data: Path | None,
+    format: str,  # noqa: A002 - the option's name
+    *,
+    skip_bad: bool,
+    corrections: Path | None = None,
+) -> Source | None:
     """Say where data lie, if the command line does."""
     from search.data import Source
 
-    if data is None and (format != "auto" or skip_bad):
-        raise typer.BadParameter("--format and --skip-bad belong to --data PATH, which is missing.")
-    return None if data is None else Source(data, format, skip_bad)
+    if data is None and (format != "auto" or skip_bad or corrections is not None):
+        raise typer.BadParameter("--format, --skip-bad and --corrections belong to --data PATH, which is missing.")
+    return None if data is None else Source(data, format, skip_bad, corrections)
 
 
 def command(name: str, *options: object) -> str:

@@ -48,6 +48,7 @@ def run(
     data: options.Data = None,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
+    corrections: options.Corrections = None,
     epochs: options.Epochs = None,
     timeout: Annotated[
         str | None,
@@ -74,7 +75,7 @@ def run(
     from search.study import open_study
 
     url = resolve_url(storage)
-    source = options.source(data, format, skip_bad=skip_bad)
+    source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
     wanted = options.overrides(epochs=epochs, seed=seed)
     stop = Stop()
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
@@ -100,7 +101,17 @@ def run(
     else:
         left = ("--trials", progress.asked - progress.finished, "--workers", workers)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
-        about = ("--data", data, "--format", None if format == "auto" else format, "--skip-bad", skip_bad or None)
+        about = (
+            "--data",
+            data,
+            "--format",
+            None if format == "auto" else format,
+            "--skip-bad",
+            skip_bad or None,
+            "--corrections",
+            corrections,
+        )
+
         talk(f"To go on: {options.command('run', *left, *said, *about)}")
     if not timed_out:
         raise typer.Exit(INTERRUPTED)
@@ -114,6 +125,7 @@ def worker(
     data: options.Data = None,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
+    corrections: options.Corrections = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay, also before the study is there, until stopped by a signal.")
     ] = False,
@@ -132,7 +144,7 @@ def worker(
     url = resolve_url(storage)
     stop = Stop()
     with stop.listening():
-        source = options.source(data, format, skip_bad=skip_bad)
+        source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
         finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait, source=source)
     talk(f"This worker finished {finished} trials.")
 

@@ -17,7 +17,7 @@ from mlc_core.errors import BadData
 from mlc_core.model import build
 from mlc_core.params import Params
 from mlc_core.predict import Member, Predictor, infer
-from mlc_core.predictions import AVERAGES, Average, Predictions, sigmoid
+from mlc_core.predictions import BLENDS, Blend, Predictions, sigmoid
 
 CLASSES = ("a", "b", "c")
 
@@ -34,8 +34,8 @@ def bce(predictions: Predictions) -> float:
     return float(log_loss(predictions.targets.ravel(), predictions.probabilities.ravel()))
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-def test_one_candidate_is_returned_as_it_is(average: Average) -> None:
+@pytest.mark.parametrize("average", BLENDS)
+def test_one_candidate_is_returned_as_it_is(average: Blend) -> None:
     (only,) = candidates([1.0])
 
     ensemble = select([only], average=average)
@@ -49,11 +49,11 @@ def test_one_candidate_is_returned_as_it_is(average: Average) -> None:
 @given(
     st.lists(st.floats(0.2, 4), min_size=1, max_size=5),
     st.integers(0, 99),
-    st.sampled_from([None, *AVERAGES]),
+    st.sampled_from([None, *BLENDS]),
     st.sampled_from([0, 4]),
 )
 def test_no_ensemble_is_worse_than_the_best_candidate(
-    noise: list[float], seed: int, average: Average | None, bags: int
+    noise: list[float], seed: int, average: Blend | None, bags: int
 ) -> None:
     library = candidates(noise, seed=seed, images=40)
 
@@ -66,8 +66,8 @@ def test_no_ensemble_is_worse_than_the_best_candidate(
     assert average in (None, ensemble.average)
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-def test_of_two_candidates_the_weights_are_the_best_there_are(average: Average) -> None:
+@pytest.mark.parametrize("average", BLENDS)
+def test_of_two_candidates_the_weights_are_the_best_there_are(average: Blend) -> None:
     library = candidates([1.0, 1.4])
 
     ensemble = select(library, average=average, bags=0, rounds=60)
@@ -82,7 +82,7 @@ def test_unless_told_otherwise_the_average_is_the_better_one() -> None:
 
     free = select(library)
 
-    assert free == min((select(library, average=each) for each in AVERAGES), key=lambda ensemble: ensemble.value)
+    assert free == min((select(library, average=each) for each in BLENDS), key=lambda ensemble: ensemble.value)
 
 
 def test_a_candidate_that_is_much_worse_is_left_out() -> None:
@@ -148,7 +148,7 @@ def test_a_blend_says_what_the_network_of_its_members_says() -> None:
     members, weights = [network(seed) for seed in range(2)], (0.7, 0.3)
     told = [Predictions(CLASSES, infer(Predictor([member]), images), np.zeros((3, 3), np.uint8)) for member in members]
 
-    for average in AVERAGES:
+    for average in BLENDS:
         theirs = infer(Predictor(members, weights, average=average), images)
         np.testing.assert_allclose(blend(told, weights, average).logits, theirs, atol=1e-5)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings

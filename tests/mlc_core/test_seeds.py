@@ -35,7 +35,8 @@ def test_two_streams_share_no_seed(one: tuple[int, Stream, int], other: tuple[in
 
 
 def test_streams_keep_their_numbers_because_old_seeds_keep_their_bits() -> None:
-    numbers = {"INIT": 0, "SHUFFLE": 1, "AUGMENT": 2, "DROPOUT": 3, "SAMPLER": 4, "TRIAL": 5, "SPLIT": 6}
+    numbers = {"INIT": 0, "SHUFFLE": 1, "AUGMENT": 2, "DROPOUT": 3, "SAMPLER": 4, "TRIAL": 5, "SPLIT": 6, "CONFIRM": 7}
+    numbers |= {"BOOTSTRAP": 8, "PRETRAIN": 9}
     assert {stream.name: int(stream) for stream in Stream} == numbers
 
 

@@ -91,9 +91,9 @@ def test_the_shipped_model_does_on_test_what_evaluate_says(
     searched: Searched, told: dict[str, dict[str, Any]], which: str
 ) -> None:
     """Recomputed from the exported folder, by scikit-learn."""
-    words = {"best": ["--best"], "trial": ["--trial", 1, "--goal", "recall:0.8"], "ensemble": ["--ensemble"]}[which]
+    asked = {"best": ["--best"], "trial": ["--trial", "1", "--goal", "recall:0.8"], "ensemble": ["--ensemble"]}
     folder = searched.folder / f"model-{which}"
-    searched.call("export", folder, *words, "--license", "CC0-1.0")
+    searched.call("export", folder, *asked[which], "--license", "CC0-1.0")
     test = digits().test
     model = load_model(folder)
     said = model.predict(test.images[test.rows])

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mlc_core import read_data
-from search.data import DATA, Source, largest_image, open_data
+from search.data import Source, largest_image, open_data
 from search.declaration import from_table
 from search.errors import DataChanged
-from search.study import open_study
+from search.study import DATA, open_study
 from tests.pictures import CLASSES, manifest
 from tests.small import NAME, call, declare, rows
 
@@ -155,7 +155,7 @@ def test_weights_that_cannot_be_used_stop_a_run_before_its_first_trial(tmp_path:
 @pytest.mark.parametrize("words", [["--format", "csv"], ["--skip-bad"]])
 def test_how_data_are_read_without_data_is_a_mistake(words: list[str], tmp_path: Path, sqlite_url: str) -> None:
     said = call("run", *words, folder=tmp_path, storage=sqlite_url, code=2).stderr
-    assert "--format and --skip-bad belong to --data PATH, which is missing." in said
+    assert "--format, --skip-bad and --corrections belong to --data PATH, which is missing." in said
 
 
 def test_data_are_prepared_and_checked_from_the_command_line(tmp_path: Path, sqlite_url: str) -> None:
@@ -186,3 +186,19 @@ def test_one_configuration_is_trained_on_ones_own_images(tmp_path: Path, sqlite_
     done = json.loads(call("fit", *words, folder=tmp_path, storage=sqlite_url).stdout)
     assert 0 < done["val_loss"] < 2
     assert done["params"]["image_size"] == 16
+
+
+def test_corrected_labels_belong_to_the_study_and_are_found_again(tmp_path: Path, sqlite_url: str) -> None:
+    file, study = labels(tmp_path), declare(tmp_path)
+    entry = read_data(file, image_size=8).listing.entries[3]
+    name, had = CLASSES[0], 0 in entry.labels
+    fix = tmp_path / "corrections.csv"
+    fix.write_text(f"path,class,suggested\n{entry.path},{name},{int(not had)}\n")
+    with open_study(str(study), sqlite_url, create=True) as opened:
+        data, _ = open_data(opened, Source(file, corrections=fix))
+        assert data.fingerprint != read_data(file, image_size=32).dataset().fingerprint
+        for again in (None, Source(file)):
+            assert open_data(opened, again)[0].fingerprint == data.fingerprint
+        count = sum(int(split.labels[:, 0].sum()) for split in (data.train, data.val, data.test))
+    plain = int(read_data(file, image_size=8).labels[:, 0].sum())
+    assert count == plain + (-1 if had else 1)

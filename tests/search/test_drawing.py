@@ -41,10 +41,12 @@ SEARCHED = TrialRow(
     reports={1: 0.5, 12: 0.04321987},
     params={"optimizer": "adam", "lr": 0.00031622, "batch_size": 64, "scheduler": "step", "step_size": 3},
     paper=None,
+    repeats=None,
     seed=2**62 + 1,
     seconds=3723.4,
     started=datetime(2026, 11, 25, 9, 32, 28, tzinfo=UTC),
     note="",
+    metrics={},
     fit={},
     compute={},
 )

@@ -1,6 +1,6 @@
-"""Figures show the numbers that they were given, by scikit-learn or by hand; their files are what they say.
+"""Figures of a model show the numbers that they were given, by scikit-learn or by hand.
 
-That a browser draws them all: test_report_page.py.
+Figures of a search: test_study_figures.py; that a browser draws them all: test_report_page.py.
 """
 
 from __future__ import annotations
@@ -8,52 +8,31 @@ from __future__ import annotations
 import base64
 import html
 import math
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import optuna
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 from sklearn import metrics
 
-from mlc_core import MissingExtra, Predictions, Scores, Split, score
+from mlc_core import Predictions, Scores, Split, score
+from search.curves import LINES, pr_curves, reliability_diagram, roc_curves, threshold_curves
+from search.figure_style import PANELS, SHOWN
 from search.figures import (
-    LEAST,
-    LINES,
-    PANELS,
-    SHOWN,
-    NoBrowser,
     confusion,
     confusion_grid,
     error_cooccurrence,
-    importances,
-    optimization_history,
-    pr_curves,
     precision_recall_bars,
-    reliability_diagram,
-    roc_curves,
-    save_figures,
-    slices,
-    threshold_curves,
-    timeline,
     training_curves,
     worst_images,
 )
-from search.views import TrialRow
-from tests.search.test_dashboard import chromium
+from search.study_figures import importances, optimization_history, slices, timeline
 from tests.search.test_data_page import CLASSES, HOSTILE_FILE, SCRIPT
+from tests.search.test_study_figures import named, searched, study
 
 NAMES: Final = (*CLASSES, "%{x} $a_1$", "\udcff.png", "never")  # the last is carried by no image
-START: Final = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -82,64 +61,6 @@ def told(names: Sequence[str] = NAMES, *, images: int = 300, empty: int = 1) -> 
 @pytest.fixture(scope="module")
 def noise() -> Told:
     return told()
-
-
-def trial(number: int, state: str = "complete", value: float | None = None, **rest: Any) -> TrialRow:
-    """Make a row; what little of it matters is given."""
-    blank: dict[str, Any] = {
-        "objective": "bce",
-        "val_loss": value,
-        "epoch": 3,
-        "epochs": 3,
-        "reports": {},
-        "params": {},
-        "paper": None,
-        "repeats": None,
-        "seed": 1,
-        "seconds": 10.0,
-        "started": START,
-        "note": "",
-        "metrics": {},
-        "fit": {},
-        "compute": {},
-    }
-    return TrialRow(number=number, state=state, value=value, **{**blank, **rest})
-
-
-def searched(trials: int = 40) -> list[TrialRow]:
-    """List trials of a search of all states, two at a time."""
-    rng = np.random.default_rng(1)
-    rows = []
-    for number in range(trials):
-        params: dict[str, Any] = {"optimizer": ("adam", "adamw")[number % 2], "lr": float(10 ** rng.uniform(-5, -2))}
-        params |= {"batch_size": int(rng.choice([16, 64])), SCRIPT: 0.5} if number % 3 else {"gamma": rng.random()}
-        state = ("complete", "complete", "pruned", "failed")[number % 4]
-        rows.append(
-            trial(
-                number,
-                state,
-                None if state == "failed" else float(rng.uniform(0.03, 0.3)),
-                params=params,
-                paper=number + 1 if number < 5 else None,
-                started=START + timedelta(seconds=number // 2 * 12),
-                seconds=None if number == trials - 1 else 10.0,
-            )
-        )
-    return rows
-
-
-def study(trials: int) -> optuna.Study:
-    """Search a function of which the learning rate decides nearly all."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-
-    def value(one: optuna.Trial) -> float:
-        rate, dropout = one.suggest_float("lr", 1e-5, 1e-2, log=True), one.suggest_float("dropout", 0, 1)
-        other = one.suggest_float("gamma", 0, 1) if one.suggest_categorical("scheduler", ["step", "cosine"]) else 0
-        return abs(math.log(rate) + 6) + 0.05 * dropout + 0.05 * other
-
-    made.optimize(value, n_trials=trials)
-    return made
 
 
 def all_figures(noise: Told) -> dict[str, go.Figure]:
@@ -174,11 +95,6 @@ def note(figure: go.Figure) -> str:
     """Return the note alone, with its lines joined."""
     lines = str(figure.layout.title.text).split("<br>")[1:]
     return html.unescape(" ".join(line.partition(">")[2].removesuffix("</span>") for line in lines))
-
-
-def named(figure: go.Figure, name: str) -> list[Any]:
-    """Return the traces of that name."""
-    return [trace for trace in figure.data if trace.name == name]
 
 
 def test_losses_are_drawn_by_epoch_and_the_best_is_marked() -> None:
@@ -402,137 +318,3 @@ def test_more_classes_than_one_can_read_are_cut_and_that_is_said() -> None:
     assert note(panels).endswith(f"Shown: the {PANELS} weakest (by F1) of {SHOWN + 20} classes.")
     kinds = error_cooccurrence(many.predictions, many.scores)
     assert kinds.data[0].z.shape == (SHOWN, SHOWN)
-
-
-def test_the_history_never_gets_worse_and_ends_at_the_best() -> None:
-    rows = searched()
-    complete = [row for row in rows if row.state == "complete"]
-    values = [row.value for row in complete if row.value is not None]
-    figure = optimization_history(rows)
-    (best,) = named(figure, "best so far")
-    assert list(best.y) == np.minimum.accumulate(values).tolist()
-    (pruned,) = named(figure, "pruned, at its last epoch")
-    assert list(pruned.y) == [row.value for row in rows if row.state == "pruned"]
-    assert named(figure, "documented, replayed")[0].x == (0, 1, 4)
-    upwards = optimization_history([replace(row, objective="map") for row in rows])
-    assert list(named(upwards, "best so far")[0].y) == np.maximum.accumulate(values).tolist()
-    assert upwards.layout.yaxis.title.text == "mean average precision on validation"
-    assert optimization_history([]).layout.annotations[0].text == "No trial is complete yet."
-
-
-def test_slices_hold_every_complete_trial_once_a_parameter() -> None:
-    rows = searched()
-    figure = slices(rows)
-    complete = [row for row in rows if row.state == "complete"]
-    titles = [html.unescape(annotation.text) for annotation in figure.layout.annotations]
-    assert set(titles) == {"optimizer", "lr", "batch_size", "gamma", SCRIPT}
-    for at, key in enumerate(titles):
-        panel = figure.data[3 * at : 3 * at + 3]
-        drawn = sorted(
-            (number, value) for trace in panel for number, value in zip(trace.customdata, trace.y, strict=True)
-        )
-        assert drawn == [(row.number, row.value) for row in complete if key in row.params]
-        if key == "lr":
-            given_ = {row.number: row.params["lr"] for row in complete}
-            assert all(
-                x == given_[number] for trace in panel for number, x in zip(trace.customdata, trace.x, strict=True)
-            )
-    assert slices([]).layout.annotations[0].text == "No trial is complete yet."
-
-
-def test_importances_name_the_parameter_that_decides_or_keep_quiet() -> None:
-    figure = importances(study(60))
-    assert figure is not None
-    assert figure.layout.yaxis.ticktext[0] == "lr"
-    assert sum(figure.data[0].x) == pytest.approx(1)
-    assert importances(study(LEAST - 1)) is None
-
-
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 30)), min_size=1, max_size=30))
-def test_the_timeline_has_as_many_lines_as_trials_ran_at_once(ran: list[tuple[int, int]]) -> None:
-    rows = [
-        trial(number, value=0.1, started=START + timedelta(seconds=start), seconds=float(seconds))
-        for number, (start, seconds) in enumerate(ran)
-    ]
-    bars = timeline(rows).data[0]
-    at_once = max(sum(start <= moment < start + seconds for start, seconds in ran) for moment, _ in ran)
-    assert max(bars.y) == at_once
-    for line in range(1, at_once + 1):
-        spans = sorted((b, b + x) for y, b, x in zip(bars.y, bars.base, bars.x, strict=True) if y == line)
-        assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(spans))
-    first = min(start for start, _ in ran)
-    assert sorted((round(60 * b), round(60 * x)) for b, x in zip(bars.base, bars.x, strict=True)) == sorted(
-        (start - first, seconds) for start, seconds in ran
-    )
-
-
-@pytest.fixture(scope="module")
-def saved(noise: Told, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    chromium()  # skips where there is none
-    folder = tmp_path_factory.mktemp("figures") / "new"
-    figures = {"bars": precision_recall_bars(noise.scores)}
-    return save_figures(figures, folder, ["html", "png", "svg", "pdf"])
-
-
-def test_figures_are_written_in_each_format(saved: list[Path]) -> None:
-    assert [path.name for path in saved] == ["bars.html", "bars.png", "bars.svg", "bars.pdf"]
-    assert {path.name for path in saved[0].parent.iterdir()} == {*(path.name for path in saved), "plotly.min.js"}
-    _, png, svg, pdf = (path.read_bytes() for path in saved)
-    assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert int.from_bytes(png[16:20]) == 2000  # twice the 1,000 pixels, for print
-    assert svg.startswith(b"<svg ")
-    assert b"Precision and recall of each class" in svg
-    assert pdf.startswith(b"%PDF-")
-
-
-def test_a_saved_figure_is_drawn_without_a_network(saved: list[Path]) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-background-networking"]
-        )
-        page = browser.new_page()
-        said: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(saved[0].as_uri())
-        page.wait_for_selector("#bars .main-svg .trace.bars")
-        browser.close()
-    assert said == []
-    assert asked == [saved[0].as_uri(), (saved[0].parent / "plotly.min.js").as_uri()]
-
-
-def test_without_a_browser_pictures_are_refused_and_html_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: Told
-) -> None:
-    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "none"))
-    figures = {"bars": precision_recall_bars(noise.scores)}
-    told_ = (
-        "A Chromium draws PNG, SVG and PDF, and none was found. Install chromium or Google Chrome, or name one in "
-        "BROWSER_PATH; html needs none."
-    )
-    with pytest.raises(NoBrowser) as caught:
-        save_figures(figures, tmp_path, ["png"])
-    assert str(caught.value) == told_
-    assert [path.name for path in save_figures(figures, tmp_path, ["html"])] == ["bars.html"]
-
-
-def test_a_browser_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: Told) -> None:
-    monkeypatch.setenv("BROWSER_PATH", "/bin/false")
-    with pytest.raises(NoBrowser) as caught:
-        save_figures({"bars": precision_recall_bars(noise.scores)}, tmp_path, ["png"])
-    assert str(caught.value) == (
-        "The Chromium that draws PNG, SVG and PDF did not start or went away (BrowserFailedError). See whether it "
-        "starts by itself, or name one in BROWSER_PATH; html needs none."
-    )
-
-
-def test_without_kaleido_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: Told) -> None:
-    monkeypatch.setitem(sys.modules, "kaleido", None)  # as Python remembers what is not installed
-    with pytest.raises(MissingExtra) as caught:
-        save_figures({"bars": precision_recall_bars(noise.scores)}, tmp_path, ["pdf"])
-    assert str(caught.value) == (
-        "Drawing a figure as PNG, SVG or PDF needs an extra. Install it: pip install 'mlc-search[figures]'"
-    )

@@ -99,7 +99,7 @@ def test_the_embedded_scenes_are_checked_without_data(tmp_path: Path, sqlite_url
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--corrections", "x.csv"), "--corrections belongs to --data PATH, which is missing."),
+        (("--corrections", "x.csv"), "--format, --skip-bad and --corrections belong to --data PATH, which is missing."),
         (("--csv", "none/x.csv"), "--csv none/x.csv: there is no folder"),
         (("lr=fast",), "Error: lr: 'fast' is not a number in (0, 10]."),
     ],

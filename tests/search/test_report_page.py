@@ -17,6 +17,7 @@ from tests.search.test_dashboard import chromium
 from tests.search.test_data_page import SCRIPT
 from tests.search.test_figures import NAMES, all_figures, told
 
+WIDE = [f"complete{at}" for at in range(16)]
 HOSTILE = f'{SCRIPT} </script> "&amp; \udcff'
 
 
@@ -41,6 +42,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         Note("Watch out.", "harm"),
         Code(f"mlc-search run\n  {SCRIPT}"),
         Table(["class", "images", "kind"], [["7", "1,234", "common"], [SCRIPT, "-", "rare"]], "Classes of " + SCRIPT),
+        Table(["", "value", "gain"], [["speed", "9.60 ms on this machine", "+0.5 %"], ["size", "7", "n/a"]]),
+        Table((), [["models", "5"], ["pairs", "-"]]),
+        Table([*WIDE, "parameters"], [[*WIDE, "optimizer=adamw batch_size=32 " * 6]]),
         Html(f"<p id=ready>{text(SCRIPT)}</p>"),
         Html(worst_images(noise.predictions, noise.scores, noise.split)),
     ]
@@ -111,9 +115,31 @@ def test_words_stand_as_they_were_given(shown: Shown) -> None:
     assert page.locator("pre").text_content() == f"mlc-search run\n  {SCRIPT}"
     assert page.locator("#ready").text_content() == SCRIPT
     assert page.locator("caption").text_content() == f"Classes of {SCRIPT}"
-    assert page.locator("td").all_text_contents() == ["7", "1,234", "common", SCRIPT, "-", "rare"]
-    # Numbers to the right, but for names that are numbers.
-    assert page.locator(".n").all_text_contents() == ["images", "1,234", "-"]
+    cells = page.locator("table").first.locator("td").all_text_contents()
+    assert cells == ["7", "1,234", "common", SCRIPT, "-", "rare"]
+
+
+def test_columns_of_numbers_stand_right_and_columns_of_words_left(shown: Shown) -> None:
+    tables = shown.page.locator("table")
+    # Names that are numbers are names.
+    assert tables.nth(0).locator(".n").all_text_contents() == ["images", "1,234", "-"]
+    assert tables.nth(1).locator(".n").all_text_contents() == ["gain", "+0.5 %", "n/a"]
+    assert tables.nth(2).locator(".n").all_text_contents() == ["5", "-"]
+    assert tables.nth(2).locator("th").count() == 0
+
+
+def test_a_wide_table_scrolls_before_it_breaks_a_word(shown: Shown) -> None:
+    wide = shown.page.locator("table").nth(3)
+    lines = """all => all.map(cell => {
+      const words = document.createRange();
+      words.selectNodeContents(cell);
+      return words.getClientRects().length;
+    })"""
+    *words, parameters = wide.locator("td").evaluate_all(lines)
+    assert words == [1] * len(WIDE)
+    assert parameters > 1  # those are many words
+    page, table = wide.locator("xpath=..").evaluate("box => [box.clientWidth, box.scrollWidth]")
+    assert page <= 1100 < table
 
 
 def test_each_line_of_the_contents_leads_to_its_section(shown: Shown) -> None:

@@ -1,0 +1,149 @@
+"""Figures of a search show every trial once, and what numpy or Optuna make of their values."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.study_figures import LEAST, importances, optimization_history, slices, timeline
+from search.views import TrialRow
+from tests.search.test_data_page import SCRIPT
+
+START: Final = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def trial(number: int, state: str = "complete", value: float | None = None, **rest: Any) -> TrialRow:
+    """Make a row; what little of it matters is given."""
+    blank: dict[str, Any] = {
+        "objective": "bce",
+        "val_loss": value,
+        "epoch": 3,
+        "epochs": 3,
+        "reports": {},
+        "params": {},
+        "paper": None,
+        "repeats": None,
+        "seed": 1,
+        "seconds": 10.0,
+        "started": START,
+        "note": "",
+        "metrics": {},
+        "fit": {},
+        "compute": {},
+    }
+    return TrialRow(number=number, state=state, value=value, **{**blank, **rest})
+
+
+def searched(trials: int = 40) -> list[TrialRow]:
+    """List trials of a search of all states, two at a time."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(trials):
+        params: dict[str, Any] = {"optimizer": ("adam", "adamw")[number % 2], "lr": float(10 ** rng.uniform(-5, -2))}
+        params |= {"batch_size": int(rng.choice([16, 64])), SCRIPT: 0.5} if number % 3 else {"gamma": rng.random()}
+        state = ("complete", "complete", "pruned", "failed")[number % 4]
+        rows.append(
+            trial(
+                number,
+                state,
+                None if state == "failed" else float(rng.uniform(0.03, 0.3)),
+                params=params,
+                paper=number + 1 if number < 5 else None,
+                started=START + timedelta(seconds=number // 2 * 12),
+                seconds=None if number == trials - 1 else 10.0,
+            )
+        )
+    return rows
+
+
+def study(trials: int) -> optuna.Study:
+    """Search a function of which the learning rate decides nearly all."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+
+    def value(one: optuna.Trial) -> float:
+        rate, dropout = one.suggest_float("lr", 1e-5, 1e-2, log=True), one.suggest_float("dropout", 0, 1)
+        other = one.suggest_float("gamma", 0, 1) if one.suggest_categorical("scheduler", ["step", "cosine"]) else 0
+        return abs(math.log(rate) + 6) + 0.05 * dropout + 0.05 * other
+
+    made.optimize(value, n_trials=trials)
+    return made
+
+
+def named(figure: go.Figure, name: str) -> list[Any]:
+    """Return the traces of that name."""
+    return [trace for trace in figure.data if trace.name == name]
+
+
+def test_the_history_never_gets_worse_and_ends_at_the_best() -> None:
+    rows = searched()
+    complete = [row for row in rows if row.state == "complete"]
+    values = [row.value for row in complete if row.value is not None]
+    figure = optimization_history(rows)
+    (best,) = named(figure, "best so far")
+    assert list(best.y) == np.minimum.accumulate(values).tolist()
+    (pruned,) = named(figure, "pruned, at its last epoch")
+    assert list(pruned.y) == [row.value for row in rows if row.state == "pruned"]
+    assert named(figure, "documented, replayed")[0].x == (0, 1, 4)
+    upwards = optimization_history([replace(row, objective="map") for row in rows])
+    assert list(named(upwards, "best so far")[0].y) == np.maximum.accumulate(values).tolist()
+    assert upwards.layout.yaxis.title.text == "mean average precision on validation"
+    assert optimization_history([]).layout.annotations[0].text == "No trial is complete yet."
+
+
+def test_slices_hold_every_complete_trial_once_a_parameter() -> None:
+    rows = searched()
+    figure = slices(rows)
+    complete = [row for row in rows if row.state == "complete"]
+    titles = [html.unescape(annotation.text) for annotation in figure.layout.annotations]
+    assert set(titles) == {"optimizer", "lr", "batch_size", "gamma", SCRIPT}
+    for at, key in enumerate(titles):
+        panel = figure.data[3 * at : 3 * at + 3]
+        drawn = sorted(
+            (number, value) for trace in panel for number, value in zip(trace.customdata, trace.y, strict=True)
+        )
+        assert drawn == [(row.number, row.value) for row in complete if key in row.params]
+        if key == "lr":
+            given_ = {row.number: row.params["lr"] for row in complete}
+            assert all(
+                x == given_[number] for trace in panel for number, x in zip(trace.customdata, trace.x, strict=True)
+            )
+    assert slices([]).layout.annotations[0].text == "No trial is complete yet."
+
+
+def test_importances_name_the_parameter_that_decides_or_keep_quiet() -> None:
+    figure = importances(study(60))
+    assert figure is not None
+    assert figure.layout.yaxis.ticktext[0] == "lr"
+    assert sum(figure.data[0].x) == pytest.approx(1)
+    assert importances(study(LEAST - 1)) is None
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 30)), min_size=1, max_size=30))
+def test_the_timeline_has_as_many_lines_as_trials_ran_at_once(ran: list[tuple[int, int]]) -> None:
+    rows = [
+        trial(number, value=0.1, started=START + timedelta(seconds=start), seconds=float(seconds))
+        for number, (start, seconds) in enumerate(ran)
+    ]
+    bars = timeline(rows).data[0]
+    at_once = max(sum(start <= moment < start + seconds for start, seconds in ran) for moment, _ in ran)
+    assert max(bars.y) == at_once
+    for line in range(1, at_once + 1):
+        spans = sorted((b, b + x) for y, b, x in zip(bars.y, bars.base, bars.x, strict=True) if y == line)
+        assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(spans))
+    first = min(start for start, _ in ran)
+    assert sorted((round(60 * b), round(60 * x)) for b, x in zip(bars.base, bars.x, strict=True)) == sorted(
+        (start - first, seconds) for start, seconds in ran
+    )
