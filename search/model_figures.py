@@ -16,7 +16,14 @@ from mlc_core import Dataset, cost, predict_split, read_member, score
 from search.artifacts import weights_path
 from search.chosen import Chosen
 from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
-from search.figures import confusion, confusion_grid, error_cooccurrence, precision_recall_bars, training_curves
+from search.figures import (
+    confusion,
+    confusion_grid,
+    error_cooccurrence,
+    precision_recall_bars,
+    training_curves,
+    worst_images,
+)
 from search.page import write_html
 from search.storage import patiently
 from search.study import Study
@@ -49,7 +56,7 @@ def model_figures(chosen: Chosen) -> dict[str, go.Figure]:
 
 def write_worst(path: Path, chosen: Chosen, data: Dataset) -> None:
     """Write a page with the test images that the model is most wrong about."""
-    pictures = figures.worst_images(chosen.test, chosen.scores(), data.test)
+    pictures = worst_images(chosen.test, chosen.scores(), data.test)
     write_html(path, title="Most wrongly classified", body=["<h1>Most wrongly classified</h1>", pictures])
 
 

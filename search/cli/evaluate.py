@@ -70,19 +70,26 @@ def evaluate(
     Example: mlc-search evaluate --ensemble --figures figures --as html,png
     """
     which = asked(trial, best=best, ensemble=ensemble)
+    wanted = _formats(formats) if figures is not None else []
     with opened(study, storage, artifacts, data, format, skip_bad=skip_bad) as (own, repeated, root, dataset):
         from search.chosen import choose
 
         chosen = choose(own, repeated, root, dataset, which=which, goal=parsed(goal))
         if figures is not None:
-            wanted = _formats(formats)
-            from search.figure_files import save_figures
-            from search.model_figures import model_figures, write_worst
-
-            save_figures(model_figures(chosen), figures, wanted)
-            write_worst(figures / "worst-images.html", chosen, dataset)
-            talk(f"The figures are in {figures}.")
+            _draw(chosen, dataset, figures, wanted)
         _print(chosen, dataset, as_json=as_json)
+
+
+def _draw(chosen: Chosen, dataset: Dataset, folder: Path, formats: list[Format]) -> None:
+    from search.figure_files import save_figures
+    from search.model_figures import model_figures, write_worst
+
+    try:
+        save_figures(model_figures(chosen), folder, formats)
+        write_worst(folder / "worst-images.html", chosen, dataset)
+    except OSError as error:
+        raise typer.BadParameter(f"--figures {folder} cannot be written: {error.strerror}.") from None
+    talk(f"The figures are in {folder}.")
 
 
 def asked(trial: int | None, *, best: bool, ensemble: bool) -> Which:

@@ -184,5 +184,5 @@ def test_the_dashboard_gets_figures_of_the_best_on_validation(searched: Searched
     attributes = searched.study.optuna._storage.get_study_system_attrs(searched.study.optuna._study_id)
     best = searched.study.optuna.best_trial.number
     spelled = "".join(str(value) for key, value in attributes.items() if "plot_data" in key)
-    for name in ("Losses", "Precision and recall", "Multi-label confusion matrix"):
+    for name in ("Loss by epoch", "Precision and recall", "Multi-label confusion matrix"):
         assert f"Best so far, trial {best}, on validation: {name}" in spelled
