@@ -23,13 +23,14 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while trials of it run.")] = False,
 ) -> None:
-    """Delete a study with its trials, checkpoints and weights; asks first.
+    """Delete a study with its trials, confirmation, checkpoints and weights; asks first.
 
     Example: mlc-search delete default
     """
     import optuna
 
     from search.artifacts import artifacts_folder, remove_all
+    from search.confirm import open_confirmation
     from search.drawing import counted
     from search.errors import StudyBusy
     from search.storage import resolve_url
@@ -37,12 +38,16 @@ def delete(
     from search.views import counts, trial_rows
 
     url = resolve_url(storage)
-    with open_study(study, url) as opened:
+    with open_study(study, url) as opened, open_confirmation(opened, url) as repeated:
         name, figures = opened.name, counts(trial_rows(opened))
-        if figures.running and not force:
-            raise StudyBusy(name, figures.running)
+        both = [opened] if repeated is None else [opened, repeated]
+        running = sum(counts(trial_rows(one)).running for one in both)
+        if running and not force:
+            raise StudyBusy(name, running)
         if not yes:
-            typer.confirm(f"Delete study {name!r} ({counted(figures)}) and its files?", abort=True, err=True)
-        remove_all(artifacts_folder(artifacts, url), opened)
-        optuna.delete_study(study_name=name, storage=opened.optuna._storage)
+            too = "" if repeated is None else ", its confirmation"
+            typer.confirm(f"Delete study {name!r} ({counted(figures)}){too} and its files?", abort=True, err=True)
+        for one in both:
+            remove_all(artifacts_folder(artifacts, url), one)
+            optuna.delete_study(study_name=one.name, storage=one.optuna._storage)
     talk(f"Study {name!r} is deleted.")

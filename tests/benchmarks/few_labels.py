@@ -39,7 +39,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "features.safetensors"
         before = time.process_time()
-        learn(PRETRAINING, gather(None), weights, device="cpu", threads=1, on_epoch=_say(console))
+        learn(
+            PRETRAINING, gather(None), weights, device="cpu", threads=1, on_epoch=lambda report: _show(console, report)
+        )
         pretraining = time.process_time() - before
         verdict = judge(weights, PRETRAINING, few, device="cpu", threads=1)
         console.print(f"linear probe, mAP: {verdict.learnt:.4f} learnt, {verdict.start:.4f} at random")
@@ -86,11 +88,8 @@ def _verdict(learnt: list[float], other: list[float]) -> str:
     return "helped" if all(better) else "did not help"
 
 
-def _say(console: Console):  # type: ignore[no-untyped-def]
-    def say(report: PretrainReport) -> None:
-        console.print(f"epoch {report.epoch}: loss {report.loss:.3f}, spread {report.spread:.3f}, rank {report.rank:.0f}")
-
-    return say
+def _show(console: Console, report: PretrainReport) -> None:
+    console.print(f"epoch {report.epoch}: loss {report.loss:.3f}, spread {report.spread:.3f}, rank {report.rank:.0f}")
 
 
 if __name__ == "__main__":

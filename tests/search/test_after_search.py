@@ -186,3 +186,15 @@ def test_the_dashboard_gets_figures_of_the_best_on_validation(searched: Searched
     spelled = "".join(str(value) for key, value in attributes.items() if "plot_data" in key)
     for name in ("Loss by epoch", "Precision and recall", "Multi-label confusion matrix"):
         assert f"Best so far, trial {best}, on validation: {name}" in spelled
+
+
+def test_a_deleted_study_takes_its_confirmation_and_all_files_along(searched: Searched) -> None:
+    """Last, as nothing is left after it."""
+    done = CliRunner().invoke(
+        app,
+        ["delete", NAME, "--yes", "--storage", searched.url, "--artifacts", str(searched.folder / "artifacts")],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(CliRunner().invoke(app, ["studies", "--storage", searched.url, "--json"]).stdout) == []
+    assert not [path for path in (searched.folder / "artifacts").rglob("*") if path.is_file()]

@@ -208,7 +208,7 @@ def test_delete_asks_first_and_takes_the_files_with_it(tmp_path: Path) -> None:
     kept = [path for path in root.rglob("*") if path.is_file()]
     said = small.call("delete", "small", folder=tmp_path, storage=storage, stdin="y\n").stderr
 
-    assert len(before) == 1
+    assert len(before) == 2  # the weights and the curves
     assert kept == before
     assert "Delete study 'small' (1 complete, 0 pruned, 0 running) and its files?" in said
     assert [path for path in root.rglob("*") if path.is_file()] == []

@@ -26,7 +26,8 @@ DEFAULT: dict[str, Any] = {
     "seed": 0,
     "threads": 1,
     "retries": 2,
-    "keep": 5,
+    "keep": 10,
+    "keep_mb": 2000,
     "sampler": {"name": "tpe", "startup": 10, "multivariate": True, "group": True, "constant_liar": True},
     "pruner": {"name": "hyperband", "min_resource": 1, "reduction_factor": 4},
     "space": {
@@ -47,7 +48,15 @@ DEFAULT: dict[str, Any] = {
             "cosine": {"t_max": {"low": 6, "high": 40, "log": False}},
         },
     },
-    "fixed": {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"},
+    "fixed": {
+        "backbone": "resnet10",
+        "stem": "standard",
+        "image_size": 32,
+        "augment": "light",
+        "ema": 0.99,
+        "rare_below": 0.3,
+        "rare_repeat": 4.0,
+    },
 }
 
 # What may be written, a second time: for each key some allowed values, or the ends between which all are.
@@ -73,6 +82,7 @@ HUNDREDTHS = {
     "asymmetric_gamma_pos": (0, 2000),
     "asymmetric_gamma_neg": (0, 2000),
     "asymmetric_clip": (0, 100),
+    "ema": (0, 99),
     "gamma": (1, 100),
     "factor": (1, 99),
 }
@@ -142,6 +152,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
     table = {"name": draw(st.from_regex(r"[\w][\w .-]{0,9}", fullmatch=True).map(lambda name: f"{name}x"))}
     sampler, pruner = draw(st.sampled_from(tuple(SAMPLERS))), draw(st.sampled_from(tuple(PRUNERS)))
     numbers = {"epochs": (1, 99), "seed": (0, 2**63 - 1), "threads": (1, 8), "retries": (0, 9), "keep": (1, 9)}
+    numbers["keep_mb"] = (1, 10**8)
     whole = {key: st.integers(*ends) for key, ends in numbers.items()}
     return {
         **table,
@@ -206,9 +217,10 @@ def test_a_file_of_one_line_is_a_study_with_all_defaults(tmp_path: Path) -> None
     file.write_text("seed = 4")
     made = read(file).to_table()
     assert made == {
-        **{key: DEFAULT[key] for key in ("objective", "epochs", "threads", "retries", "keep", "sampler", "pruner")},
+        **{key: DEFAULT[key] for key in ("objective", "epochs", "threads", "retries", "keep_mb", "sampler", "pruner")},
         "name": "night run",
         "seed": 4,
+        "keep": 5,
         "space": {},
         "fixed": {},
     }
@@ -284,7 +296,8 @@ SCHEDULERS = "one of step, plateau, cosine"
 KEYS = "optimizer, lr, weight_decay, dropout, scheduler"
 REST = (
     "batch_size, backbone, stem, image_size, weights, augment, flip, rare_below, rare_repeat, rare_augment, loss, "
-    "label_smoothing, pos_weight_power, focal_gamma, asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip"
+    "label_smoothing, pos_weight_power, focal_gamma, asymmetric_gamma_pos, asymmetric_gamma_neg, asymmetric_clip, "
+    "ema"
 )
 
 
@@ -293,8 +306,8 @@ REST = (
     [
         (
             "epoch = 3",
-            "epoch: the key is not one of name, objective, epochs, seed, threads, retries, keep, sampler, pruner, "
-            "space, fixed. Did you mean 'epochs'?",
+            "epoch: the key is not one of name, objective, epochs, seed, threads, retries, keep, keep_mb, "
+            "sampler, pruner, space, fixed. Did you mean 'epochs'?",
         ),
         ("epochs = 0", "epochs: 0 is not a whole number from 1 to 100000."),
         ("epochs = 100001", "epochs: 100001 is not a whole number from 1 to 100000."),
@@ -306,6 +319,7 @@ REST = (
         ("threads = 0", "threads: 0 is not a whole number from 1 to 1024."),
         ("retries = 101", "retries: 101 is not a whole number from 0 to 100."),
         ("keep = 0", "keep: 0 is not a whole number from 1 to 10000."),
+        ("keep_mb = 0", "keep_mb: 0 is not a whole number from 1 to 100000000."),
     ],
 )
 def test_a_bad_key_at_the_top_is_named(tmp_path: Path, toml: str, sentence: str) -> None:

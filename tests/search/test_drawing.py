@@ -121,6 +121,10 @@ def test_a_trial_is_said_to_come_from_the_search_or_the_document() -> None:
     assert (kind(SEARCHED), kind(REPLAY)) == ("search", "paper 4")
 
 
+def test_a_repetition_is_said_to_come_from_the_trial_that_it_repeats() -> None:
+    assert kind(replace(SEARCHED, repeats=3)) == "trial 3"
+
+
 def test_the_line_of_a_finished_trial_has_all_that_matters_of_it() -> None:
     assert finished_line(SEARCHED) == (
         "trial 7 search complete 0.04322 after 12/12 epochs: "
@@ -262,6 +266,7 @@ def test_the_comparison_keeps_documented_assumed_and_replayed_apart() -> None:
 CAVEATS = [
     "The document's data are not available and the replays train on others: only the order can be compared.",
     "Epochs, image size, ResNet depth and augmentation are the study's; the document states none of them.",
+    "Replays average no weights and favour no rare classes, whatever the study does: the document did neither.",
 ]
 
 

@@ -15,11 +15,10 @@ from mlc_core import Params, Value
 from search.declaration import Declaration, built_in, from_table
 from search.space import outside, suggest
 from tests.search.test_declaration import BRANCHES, DECLARATIONS, UNHURRIED
-from tests.search.test_paper import PLAIN, UNUSED
+from tests.search.test_paper import FIXED, PLAIN, UNUSED
 
 DRAWS = 300
 SHARED = {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}  # studies/default.toml, [space]
-FIXED = {"backbone": "resnet10", "stem": "standard", "image_size": 32, "augment": "light"}  # and [fixed]
 WHOLE = {"batch_size", "image_size", "step_size", "patience", "t_max"}
 
 Drawn = tuple[Trial, dict[str, Value]]
@@ -63,7 +62,10 @@ def test_whole_parameters_stay_whole(many: list[Drawn]) -> None:
     kinds = {(key, type(value)) for _, drawn in many for key, value in drawn.items() if not isinstance(value, str)}
     assert kinds == {
         *((key, int) for key in WHOLE),
-        *((key, float) for key in ("lr", "weight_decay", "dropout", "gamma", "factor")),
+        *(
+            (key, float)
+            for key in ("lr", "weight_decay", "dropout", "gamma", "factor", "ema", "rare_below", "rare_repeat")
+        ),
     }
 
 

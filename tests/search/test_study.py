@@ -22,10 +22,10 @@ from search.storage import close, connect, redacted, resolve_url
 from search.study import Study, enqueue_paper, fit_spec, open_study, study_names
 from tests.crew import Crew, Together
 from tests.search.test_declaration import DEFAULT
-from tests.search.test_paper import FIXED, PLAIN, UNUSED
+from tests.search.test_paper import FIXED, OFF, PLAIN, UNUSED
 
 WORKERS = 4
-REST: dict[str, Any] = {**FIXED, **PLAIN, **UNUSED}  # of a fit of studies/default.toml, beside what is searched
+REST: dict[str, Any] = {**PLAIN, **UNUSED, **FIXED}  # of a fit of studies/default.toml, beside what is searched
 
 # The document's table and what studies/paper.toml assumes beside it, typed a second time.
 REPLAYS: dict[int, dict[str, Any]] = {
@@ -282,7 +282,7 @@ def check_replays(study: Study) -> None:
         trial = trials[number]
         assert trial.state == TrialState.WAITING
         assert trial.system_attrs == {"fixed_params": params}
-        spec = {"params": {**params, **REST}, "epochs": 12, "seed": number}
+        spec = {"params": {**params, **REST, **OFF}, "epochs": 12, "seed": number}
         assert trial.user_attrs == {"paper": number, "fit": spec}
 
 
@@ -358,7 +358,7 @@ def test_a_replay_in_a_study_that_holds_keys_constant_is_still_the_documents(sto
     with open_study(file(tmp_path, HELD), storage_url, create=True) as study:
         enqueue_paper(study, paper_trials())
         specs = {trial.user_attrs["paper"]: trial.user_attrs["fit"]["params"] for trial in study.optuna.trials}
-    open_keys = {**REST, "image_size": 16, "backbone": "resnet18"}
+    open_keys = {**FIXED, **PLAIN, **UNUSED, "image_size": 16, "backbone": "resnet18"}
     assert specs == {number: {**params, **open_keys} for number, params in REPLAYS.items()}
     for spec in specs.values():
         assert Params.from_flat(spec).to_flat() == spec

@@ -49,10 +49,12 @@ def row(number: int, state: str = "complete", value: float | None = None, **rest
         "reports": {},
         "params": {},
         "paper": None,
+        "repeats": None,
         "seed": None,
         "seconds": None,
         "started": None,
         "note": "",
+        "metrics": {},
         "fit": {},
         "compute": {},
     }
@@ -112,7 +114,7 @@ def test_a_trials_row_has_what_it_drew_and_its_fit_the_fixed_parameters_too(stud
     seen = only(study)
     assert seen.params == trial.params
     assert seen.params.keys() >= {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}
-    assert seen.fit == {"params": {**trial.params, **FIXED, **PLAIN, **UNUSED}, "epochs": 12, "seed": 11}
+    assert seen.fit == {"params": {**PLAIN, **UNUSED, **FIXED, **trial.params}, "epochs": 12, "seed": 11}
 
 
 def test_a_pruned_trial_shows_its_last_loss(study: Study) -> None:
@@ -202,7 +204,8 @@ def test_every_row_can_be_written_as_json(study: Study) -> None:
     assert datetime.fromisoformat(tables[0]["started"]) == rows[0].started
     assert [table["paper"] for table in tables] == [None, None, 1, 2, 3, 4, 5]
     assert {" ".join(table) for table in tables} == {
-        "number state objective value epoch epochs params paper seed seconds started val_loss reports note fit compute"
+        "number state objective value epoch epochs params paper repeats seed seconds started val_loss reports metrics "
+        "note fit compute"
     }
 
 
