@@ -23,7 +23,7 @@ from mlc_core.pretrain import Pretraining
 from mlc_core.pretrained import start_from
 from mlc_core.seeds import Stream, stream_seed
 
-PROBED: Final = 5000  # training images that the probe looks at, at most
+PROBED: Final = 2000  # training images that the probe looks at, at most
 STRENGTH: Final = 0.01  # inverse of the probe's penalty; small enough for it to converge soon
 RESAMPLES: Final = 200  # for the interval of the difference
 

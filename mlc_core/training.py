@@ -152,7 +152,7 @@ def _epochs(
     optimizer = optimize.optimizer(params, model.parameters())
     scheduler = optimize.scheduler(params, optimizer)
     average = optimize.Average(model, params.ema) if params.ema else None
-    judged = model if average is None else average.network
+    judged = model if average is None else average.network  # by Plateau as well: it heeds the loss that is reported
     reports: tuple[EpochReport, ...] = ()
     if state is not None:
         model.load_state_dict(state.model)

@@ -65,7 +65,7 @@ def check(
 ) -> None:
     """Look for labels that are likely wrong, by models that did not see them.
 
-    Example: mlc-search labels check --data photos/labels.csv --html labels.html --csv corrections.csv
+    Example: mlc-search labels check --data photos/labels.csv --csv fixes.csv
     """
     for option, file in (("--csv", csv), ("--html", html)):
         if file is not None and not file.absolute().parent.is_dir():

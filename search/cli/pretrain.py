@@ -68,7 +68,7 @@ def pretrain(
 
     A search may then choose them: weights = ["none", "features.safetensors"]. Interrupted, the same command goes on.
 
-    Example: mlc-search pretrain --data photos --image-size 64 --out features.safetensors
+    Example: mlc-search pretrain --data photos --out features.safetensors
     """
     from mlc_core.pretrain import Pretraining, learn
 

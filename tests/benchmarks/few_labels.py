@@ -25,7 +25,7 @@ from mlc_core.probe import judge
 
 LABELLED: Final = 400  # a tenth
 EPOCHS: Final = 30  # of a training on them
-PRETRAINING: Final = Pretraining(epochs=20)
+PRETRAINING: Final = Pretraining(epochs=12)
 PARAMS: Final[dict[str, Value]] = {"lr": 1e-3, "weight_decay": 1e-2, "dropout": 0.3, "batch_size": 32}
 
 

@@ -9,7 +9,9 @@ import pytest
 from optuna.study import StudyDirection
 
 from search.artifacts import weights_of
+from search.signals import Stop
 from search.study import METRICS, open_study
+from search.worker import work
 from tests.small import NAME, call, declare, rows
 
 
@@ -19,7 +21,9 @@ def test_a_study_about_another_objective_keeps_and_shows_the_highest(
 ) -> None:
     file = declare(tmp_path, pruner="none")
     file.write_text(f'objective = "{objective}"\n' + file.read_text().replace("keep = 2", "keep = 1"))
-    done = call("run", "--trials", 4, "--workers", 1, "--study", file, folder=tmp_path, storage=sqlite_url)
+    with open_study(str(file), sqlite_url, create=True) as study:
+        study.ledger.open_budget(4)
+        assert work(study, name="worker", root=tmp_path / "artifacts", stop=Stop()) == 4
     table = rows(tmp_path, sqlite_url)
     values = [float(str(row["value"])) for row in table]
     with open_study(NAME, sqlite_url) as study:
@@ -31,7 +35,8 @@ def test_a_study_about_another_objective_keeps_and_shows_the_highest(
     best = values.index(max(values))
     assert [bool(weights_of(trial)) for trial in trials] == [number == best for number in range(4)]
     name = {"macro_f1": "macro F1", "map": "mAP"}[objective]
-    assert f"Best {name}: {max(values):.4g}, trial {best}" in done.stdout
+    said = call("status", "--study", NAME, folder=tmp_path, storage=sqlite_url).stdout
+    assert f"Best {name}: {max(values):.4g}, trial {best}" in said
     listed = json.loads(
         call("trials", "--study", NAME, "--sort", "value", "--json", folder=tmp_path, storage=sqlite_url).stdout
     )
