@@ -13,7 +13,7 @@ from search.cli import options
 from search.cli.printing import error_console, show, show_json, talk
 
 if TYPE_CHECKING:  # these cost --help a second
-    from mlc_core import OnProgress, Problem
+    from mlc_core import Loaded, OnProgress, Problem
     from search.data import Source
     from search.signals import Stop
     from search.study import Study
@@ -126,6 +126,24 @@ def data_of(study: Study, source: Source | None, root: Path, stop: Stop) -> None
         talk(f"Skipped, and listed in {file}: {problems[0]}")
         if len(problems) > 1:
             talk(f"Skipped besides: {len(problems) - 1} more.")
+
+
+def read(source: Source, image_size: int) -> Loaded:
+    """Read data that no study knows, under a bar; what is skipped is said."""
+    from mlc_core import read_data
+
+    with decoding() as on_progress:
+        loaded = read_data(
+            source.path,
+            format=source.format,
+            image_size=image_size,
+            skip_bad=source.skip_bad,
+            corrections=source.corrections,
+            on_progress=on_progress,
+        )
+    for problem in loaded.problems:
+        talk(f"skipped: {problem}")
+    return loaded
 
 
 @contextmanager

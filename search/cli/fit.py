@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli import options
-from search.cli.data import decoding
+from search.cli.data import read
 from search.cli.printing import show_json, talk
 
 if TYPE_CHECKING:
-    from mlc_core import Dataset, EpochReport, Value
-    from search.data import Source
+    from mlc_core import EpochReport, Value
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +75,7 @@ def fit(
     try:
         loss = mlc_core.fit(
             chosen,
-            _read(source, chosen.image_size) if source else None,
+            read(source, chosen.image_size).dataset() if source else None,
             seed=spec["seed"] or 0,
             device=device,
             precision=precision,
@@ -109,23 +108,6 @@ def parsed(words: list[str]) -> dict[str, Value]:
         except ValueError:
             flat[key] = text  # the parameter's own check says what is allowed
     return flat
-
-
-def _read(source: Source, image_size: int) -> Dataset:
-    from mlc_core import read_data
-
-    with decoding() as on_progress:
-        loaded = read_data(
-            source.path,
-            format=source.format,
-            image_size=image_size,
-            skip_bad=source.skip_bad,
-            corrections=source.corrections,
-            on_progress=on_progress,
-        )
-    for problem in loaded.problems:
-        talk(f"skipped: {problem}")
-    return loaded.dataset()
 
 
 def _like_paper(number: int, spec: dict[str, Any]) -> dict[str, Any]:

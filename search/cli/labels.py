@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.cli import options
-from search.cli.data import decoding
+from search.cli.data import read
 from search.cli.fit import parsed
 from search.cli.printing import error_console, show, show_json, talk
 
@@ -98,23 +98,10 @@ def check(
 
 
 def _pool(source: Source | None, image_size: int) -> Pool:
-    from mlc_core import digits, read_data
+    from mlc_core import digits
     from mlc_core.folds import pool
 
-    if source is None:
-        return pool(digits())
-    with decoding() as on_progress:
-        loaded = read_data(
-            source.path,
-            format=source.format,
-            image_size=image_size,
-            skip_bad=source.skip_bad,
-            corrections=source.corrections,
-            on_progress=on_progress,
-        )
-    for problem in loaded.problems:
-        talk(f"skipped: {problem}")
-    return pool(loaded)
+    return pool(digits() if source is None else read(source, image_size))
 
 
 @contextmanager
