@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from optuna.trial import Trial
-from optuna_dashboard import save_note
 
 from mlc_core import EpochReport, Objective, best_epoch
 from search.artifacts import attach
@@ -49,7 +48,14 @@ def leave(root: Path, study: Study, trial: Trial, reports: Sequence[EpochReport]
         file.write_text(curves({name: [getattr(one, key) for one in reports] for name, (*_, key) in _LINES.items()}))
         patiently(study.storage, lambda: attach(root, study, trial._trial_id, file))
     text = note(reports, study.declaration.objective, ended=ended)
-    patiently(study.storage, lambda: save_note(trial, text))
+    patiently(study.storage, lambda: _save(trial, text))
+
+
+def _save(trial: Trial, text: str) -> None:
+    """Write what optuna_dashboard.save_note writes; to import that costs a worker seconds."""
+    storage, study_id = trial.study._storage, trial.study._study_id
+    storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_ver", 1)
+    storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_str:0", text)
 
 
 def note(reports: Sequence[EpochReport], objective: Objective, *, ended: str) -> str:
