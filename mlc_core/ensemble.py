@@ -12,11 +12,10 @@ from typing import Final
 import numpy as np
 
 from mlc_core.errors import BadData
-from mlc_core.predictions import BLENDS, Blend, Floats, Predictions, logit, sigmoid
+from mlc_core.predictions import BLENDS, SURE, Blend, Floats, Predictions, logit, sigmoid
 from mlc_core.seeds import Stream, stream_seed
 
 FARTHEST: Final = 50.0  # a logit beyond it counts as this far
-SURE: Final = 1e-7  # a probability nearer to 0 or 1 counts as this near, as in logit()
 SLIGHT: Final = 0.02  # a smaller weight is not worth another model's time
 
 

@@ -22,7 +22,7 @@ from mlc_core.data.dataset import Split, Uint8
 from mlc_core.errors import BadParams, BadWeights
 from mlc_core.model import Classifier, build
 from mlc_core.params import Params
-from mlc_core.predictions import Blend, Predictions
+from mlc_core.predictions import SURE, Blend, Predictions
 
 BATCH: Final = 250  # images
 
@@ -115,7 +115,7 @@ class Predictor(nn.Module):
             blended = torch.stack(told, dim=-1) @ self.weights
         else:
             # As logit() of predictions.py: the farthest logits that float32 tells from 0 and 1.
-            mean = (torch.sigmoid(torch.stack(told, dim=-1)) @ self.weights).clamp(1e-7, 1 - 1e-7)
+            mean = (torch.sigmoid(torch.stack(told, dim=-1)) @ self.weights).clamp(SURE, 1 - SURE)
             blended = torch.log(mean) - torch.log1p(-mean)
         return blended * self.scale + self.shift
 

@@ -17,6 +17,7 @@ from mlc_core.data.dataset import Uint8
 Floats = NDArray[np.float64]
 
 Blend = Literal["probabilities", "logits"]  # what is averaged over the models of an ensemble
+SURE: Final = 1e-7  # a probability nearer to 0 or 1 counts as this near: float32's sigmoid tells no farther ones
 BLENDS: Final[tuple[Blend, ...]] = get_args(Blend)
 
 
@@ -56,5 +57,5 @@ def sigmoid(logits: Floats) -> Floats:
 
 def logit(probabilities: Floats) -> Floats:
     """Turn probabilities into logits; 0 and 1 become the farthest ones that a float32's sigmoid tells from them."""
-    inside = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    inside = np.clip(probabilities, SURE, 1 - SURE)
     return np.log(inside) - np.log1p(-inside)

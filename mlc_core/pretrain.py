@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from mlc_core import checkpoint as checkpoints
-from mlc_core.data.augment import normalize
+from mlc_core.data.batches import Images
 from mlc_core.data.unlabelled import Source
 from mlc_core.device import Compute, autocast, choose, computing
 from mlc_core.errors import BadCheckpoint, BadParams, Diverged
@@ -156,7 +156,7 @@ def _epochs(asked: Pretraining, source: Source, out: Path, compute: Compute) -> 
         optimizer.load_state_dict(saved["optimizer"])
         reports = tuple(PretrainReport(**report) for report in saved["reports"])
         yield from reports
-    images = _Images(source, asked.image_size, device)
+    images = Images(source.images, source.mean, source.std, asked.image_size, device)
     for epoch in range(len(reports) + 1, asked.epochs + 1):
         start = time.perf_counter()
         loss = _train(learner, optimizer, images, compute, asked, epoch=epoch)
@@ -239,26 +239,8 @@ def _saved(file: Path, identity: dict[str, Value], device: torch.device) -> dict
         raise BadCheckpoint(f"{file.parent} cannot be used: {error.strerror}. Name another file.") from None
 
 
-class _Images:
-    """The images, ready to be taken in batches on the compute device."""
-
-    def __init__(self, source: Source, size: int, device: torch.device) -> None:
-        mean, std = torch.from_numpy(source.mean), torch.from_numpy(source.std)
-        self.mean, self.std = (each.to(device)[None, :, None, None] for each in (mean, std))
-        self.images, self.rows = source.images.images, source.images.rows
-        self.size, self.device = size, device
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, index: Tensor) -> Tensor:
-        """(n, 3, size, size), float32, normalized, channels_last."""
-        chosen = torch.from_numpy(self.images[self.rows[index.numpy()]]).to(self.device)
-        return normalize(chosen, mean=self.mean, std=self.std, size=self.size)
-
-
 def _train(
-    learner: Learner, optimizer: Optimizer, images: _Images, compute: Compute, asked: Pretraining, *, epoch: int
+    learner: Learner, optimizer: Optimizer, images: Images, compute: Compute, asked: Pretraining, *, epoch: int
 ) -> float:
     """Make one pass over the images and return the mean loss."""
     generator = torch.Generator().manual_seed(stream_seed(asked.seed, Stream.PRETRAIN, epoch))
@@ -270,7 +252,7 @@ def _train(
         rate = asked.lr * _share_of_rate((epoch - 1) * steps + number, steps * asked.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = learner.loss(*two_views(images.take(index), generator), compute)
+        loss = learner.loss(*two_views(images.take(index)[0], generator), compute)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -284,9 +266,9 @@ def _share_of_rate(step: int, steps: int) -> float:
 
 
 @torch.inference_mode()
-def _embeddings(learner: Learner, images: _Images, compute: Compute) -> Tensor:
+def _embeddings(learner: Learner, images: Images, compute: Compute) -> Tensor:
     """Embed evenly spaced images as they are: (n, WIDTH), float32."""
     learner.eval()
     index = torch.linspace(0, len(images) - 1, min(len(images), SAMPLE)).long()
     with autocast(compute):
-        return torch.cat([learner(images.take(part)) for part in torch.split(index, BATCH)])
+        return torch.cat([learner(images.take(part)[0]) for part in torch.split(index, BATCH)])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mlc_core.card import ONNX, Card, read_card, read_part
 from mlc_core.data.dataset import Uint8
-from mlc_core.data.images import MAX_BYTES, Undecodable, decode
+from mlc_core.data.images import Undecodable, decode, read_bytes
 from mlc_core.data.listing import Problem
 from mlc_core.data.readers.files import tree
 from mlc_core.errors import BadData, BadModel, BadParams, BadWeights, MissingExtra, NoDevice
@@ -192,11 +192,9 @@ def read_picture(path: Path) -> bytes:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise Undecodable("is no file" if path.exists() else "is not there")
-        if (length := path.stat().st_size) > MAX_BYTES:
-            raise Undecodable(f"has {length:,} bytes, more than the {MAX_BYTES:,} that are read")
-        return path.read_bytes()
     except OSError as error:
         raise Undecodable(f"cannot be opened ({error.strerror})") from None
+    return read_bytes(path)
 
 
 def squashed(image: Picture, side: int) -> Uint8:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 
 from mlc_core import checkpoint as checkpoints
 from mlc_core import optimize
-from mlc_core.data.augment import normalize, vary
-from mlc_core.data.dataset import Dataset, Split
+from mlc_core.data.augment import vary
+from mlc_core.data.batches import Images
+from mlc_core.data.dataset import Dataset
 from mlc_core.data.digits import digits
 from mlc_core.data.sampling import Sampling
 from mlc_core.device import Compute, autocast, choose, computing
@@ -162,7 +162,7 @@ def _epochs(
         scheduler.load_state_dict(state.scheduler)
         reports = state.reports
         yield from reports
-    train, val = _Images(data, data.train, params, device), _Images(data, data.val, params, device)
+    train, val = (Images(split, *data.channel_stats, params.image_size, device) for split in (data.train, data.val))
     sampling = Sampling.of(data.train.labels, params)
     loss = training_loss(params, data.train.labels, device)
     for epoch in range(len(reports) + 1, epochs + 1):
@@ -188,33 +188,6 @@ def _epochs(
         yield report
 
 
-class _Images:
-    """One split, ready to be taken in batches on the compute device."""
-
-    def __init__(self, data: Dataset, split: Split, params: Params, device: torch.device) -> None:
-        mean, std = data.channel_stats
-        self.mean = torch.from_numpy(mean).to(device)[None, :, None, None]
-        self.std = torch.from_numpy(std).to(device)[None, :, None, None]
-        self.size, self.device = params.image_size, device
-        self.images, self.rows = torch.from_numpy(split.images), torch.from_numpy(split.rows)
-        self.labels = torch.from_numpy(split.labels).to(device, torch.float32)
-        taken = len(self.rows) * self.images[0].nbytes
-        if device.type == "cuda" and taken < torch.cuda.mem_get_info(device)[0] // 3:
-            self.images = self.images[self.rows].to(device)  # once, instead of every batch over the bus
-            self.rows = torch.arange(len(self.rows))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalized images (n, 3, size, size), float32, channels_last, and labels (n, classes), float32."""
-        images = self.images[self.rows[index].to(self.images.device)]
-        if images.device.type != self.device.type:  # "cuda" and "cuda:0" are one device, but not equal
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        batch = normalize(images, mean=self.mean, std=self.std, size=self.size)
-        return batch, self.labels[index.to(self.device)]
-
-
 class _Trained(NamedTuple):
     """Means over the image-label pairs of a pass over the training images, nats."""
 
@@ -234,7 +207,7 @@ def _train(
     model: Classifier,
     optimizer: Optimizer,
     average: optimize.Average | None,
-    images: _Images,
+    images: Images,
     sampling: Sampling,
     loss_of: Loss,
     compute: Compute,
@@ -271,7 +244,7 @@ def _train(
 
 
 @torch.inference_mode()
-def _evaluate(model: Classifier, images: _Images, compute: Compute) -> _Scores:
+def _evaluate(model: Classifier, images: Images, compute: Compute) -> _Scores:
     """Score the network on a split; the loss is summed in double precision."""
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=images.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -88,8 +89,9 @@ class Chosen:
         scale, shift = self.calibration.scale, self.calibration.shift
         return Predictor(self.members, self.shares, average=self.average, scale=scale, shift=shift)
 
+    @cached_property
     def scores(self) -> Scores:
-        """Score the test split at the tuned thresholds."""
+        """How good it is on the test split at the tuned thresholds; a bootstrap, so once."""
         return score(self.test, self.thresholds.values)
 
     def by_way(self) -> dict[Way, Scores]:
@@ -99,7 +101,7 @@ class Chosen:
             "0.5": score(self.plain_test, [0.5] * classes),
             "global": score(self.test, [one_for_all(self.val, goal)] * classes),
             "per class": score(self.test, per_class(self.val, goal)),
-            "tuned": self.scores(),
+            "tuned": self.scores,
         }
 
     def latency(self, data: Dataset) -> float:
@@ -149,7 +151,8 @@ def choose(study: Study, confirmation: Study | None, root: Path, data: Dataset, 
     else:
         best, why = _asked(study, kept, which), "asked for"
     member = read_member(best.weights)
-    return _finish([best], [member], [1.0], "probabilities", data, goal, name=best.name, why=why)
+    told = predict_split([member], data.val)
+    return _finish([best], [member], told, [1.0], "probabilities", data, goal, name=best.name, why=why)
 
 
 def _best(study: Study, confirmation: Study | None, kept: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -173,11 +176,13 @@ def _asked(study: Study, kept: Sequence[Candidate], number: int) -> Candidate:
 
 def _ensemble(kept: Sequence[Candidate], data: Dataset, goal: Goal) -> Chosen:
     members = [read_member(one.weights) for one in kept]
-    chosen = select(predict_split(members, data.val))
+    told = predict_split(members, data.val)
+    chosen = select(told)
     places = sorted((at for at, share in enumerate(chosen.weights) if share), key=lambda at: -chosen.weights[at])
     return _finish(
         [kept[at] for at in places],
         [members[at] for at in places],
+        [told[at] for at in places],
         [chosen.weights[at] for at in places],
         chosen.average,
         data,
@@ -190,6 +195,7 @@ def _ensemble(kept: Sequence[Candidate], data: Dataset, goal: Goal) -> Chosen:
 def _finish(
     own: Sequence[Candidate],
     members: Sequence[Member],
+    told: Sequence[Predictions],
     shares: Sequence[float],
     average: Blend,
     data: Dataset,
@@ -198,7 +204,7 @@ def _finish(
     name: str,
     why: str,
 ) -> Chosen:
-    plain_val, plain_test = (blend(predict_split(members, split), shares, average) for split in (data.val, data.test))
+    plain_val, plain_test = (blend(each, shares, average) for each in (told, predict_split(members, data.test)))
     calibration = calibrate(plain_val)
     val = calibration(plain_val)
     return Chosen(

@@ -12,7 +12,7 @@ from typing import Final
 import plotly.graph_objects as go
 from optuna_dashboard import save_plotly_graph_object
 
-from mlc_core import Dataset, cost, predict_split, read_member, score
+from mlc_core import Dataset, Member, predict_split, read_member, score
 from search.artifacts import weights_path
 from search.chosen import Chosen
 from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
@@ -35,14 +35,9 @@ HALF: Final = 0.5  # the threshold while nothing is tuned
 
 def model_figures(chosen: Chosen) -> dict[str, go.Figure]:
     """Draw a model on the test split; the key is a file's name."""
-    scores = chosen.scores()
-    history = chosen.candidates[0].row
-    losses = history.metrics.get("train_loss", ()), history.metrics.get("val_loss", ())
-    drawn = {}
-    if losses[0]:
-        best = int(chosen.members[0].facts["epoch"])
-        drawn["training"] = training_curves(*losses, best=best)
-    return drawn | {
+    scores = chosen.scores
+    return {
+        "training": _training(chosen.candidates[0].row, chosen.members[0]),
         "precision-recall-by-class": precision_recall_bars(scores),
         "confusion": confusion(chosen.test, scores),
         "confusion-by-class": confusion_grid(scores),
@@ -56,7 +51,7 @@ def model_figures(chosen: Chosen) -> dict[str, go.Figure]:
 
 def write_worst(path: Path, chosen: Chosen, data: Dataset) -> None:
     """Write a page with the test images that the model is most wrong about."""
-    pictures = worst_images(chosen.test, chosen.scores(), data.test)
+    pictures = worst_images(chosen.test, chosen.scores, data.test)
     write_html(path, title="Most wrongly classified", body=["<h1>Most wrongly classified</h1>", pictures])
 
 
@@ -82,10 +77,11 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
     weights = weights_path(root, study.optuna.get_trials(deepcopy=False)[number])
     if weights is None:
         return
-    (told,) = predict_split([read_member(weights)], data.val)
+    member = read_member(weights)
+    (told,) = predict_split([member], data.val)
     scores = score(told, [HALF] * len(told.classes))
     drawn = {
-        "training": training_curves(leader.metrics["train_loss"], leader.metrics["val_loss"], best=_best_epoch(leader)),
+        "training": _training(leader, member),
         "classes": precision_recall_bars(scores),
         "confusion": confusion(told, scores),
     }
@@ -95,5 +91,5 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
         patiently(study.storage, save)
 
 
-def _best_epoch(row: TrialRow) -> int:
-    return min(row.reports, key=lambda epoch: cost(row.reports[epoch], row.objective))
+def _training(row: TrialRow, member: Member) -> go.Figure:
+    return training_curves(row.metrics["train_loss"], row.metrics["val_loss"], best=int(member.facts["epoch"]))

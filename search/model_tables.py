@@ -111,7 +111,7 @@ def gain_table(best: Chosen, ensemble: Chosen, milliseconds: tuple[float, float]
     table = plain_table("The best single model and the ensemble, on test")
     for heading in ("", "best single", "ensemble"):
         table.add_column(heading, justify="right" if heading else "left")
-    pair = best.scores(), ensemble.scores()
+    pair = best.scores, ensemble.scores
     lines = {
         "macro F1": [_percent(one.macro.f1, one.intervals["macro_f1"]) for one in pair],
         "mAP": [_percent(one.mean_ap, one.intervals["mean_ap"]) for one in pair],

@@ -37,7 +37,7 @@ from search.model_tables import class_table, documented_table, gain_table, score
 from search.paper import paper_result
 from search.report_page import Code, Figure, Html, Note, Part, Section, Table
 from search.study import Study
-from search.views import compare_paper, counts, leaderboard, trial_rows
+from search.views import TrialRow, compare_paper, counts, leaderboard, trial_rows
 
 LEADERS: Final = 20  # rows of the leaderboard
 _PACKAGES: Final = ("mlc-search", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
@@ -57,17 +57,18 @@ def sections(
     commands : iterable of str
         That lead to the same again.
     """
-    told = list(verdicts)
+    told, rows = list(verdicts), trial_rows(study)
+    times = best.latency(dataset), ensemble.latency(dataset)
     return [
         _summary(best, ensemble),
         _data(dataset),
-        _study(study),
-        _paper(study),
+        _study(study, rows),
+        _paper(rows),
         *([_confirmation(told)] if told else []),
-        _model(best, dataset),
+        _model(best, dataset, times[0]),
         _thresholds(best),
-        _ensemble(best, ensemble, dataset),
-        _again(study, dataset, commands),
+        _ensemble(best, ensemble, times),
+        _again(study, rows, dataset, commands),
     ]
 
 
@@ -76,7 +77,7 @@ def _summary(best: Chosen, ensemble: Chosen) -> Section:
     table = plain_table("On the test split")
     for heading in ("", "best single model", "ensemble", "the document, on its own data"):
         table.add_column(heading)
-    pair = best.scores(), ensemble.scores()
+    pair = best.scores, ensemble.scores
     for name, ours, documented in (
         ("accuracy, element-wise", [one.accuracy for one in pair], paper.accuracy),
         ("macro precision", [one.macro.precision for one in pair], paper.macro_precision),
@@ -102,8 +103,7 @@ def _data(dataset: Dataset) -> Section:
     return Section("The data", "data", [Note(said), Note(alone), table_of(table)])
 
 
-def _study(study: Study) -> Section:
-    rows = trial_rows(study)
+def _study(study: Study, rows: list[TrialRow]) -> Section:
     leaders = leaderboard(rows)
     declaration = study.declaration.to_table()
     space = plain_table("The search space")
@@ -137,8 +137,8 @@ def _spelled(domain: Domain) -> str:
             assert_never(other)
 
 
-def _paper(study: Study) -> Section:
-    comparison = compare_paper(trial_rows(study))
+def _paper(rows: list[TrialRow]) -> Section:
+    comparison = compare_paper(rows)
     words = [Note(line) for line in comparison_words(comparison)]
     return Section("The documented trials, replayed", "paper", [table_of(comparison_table(comparison)), *words])
 
@@ -148,11 +148,11 @@ def _confirmation(verdicts: list[Verdict]) -> Section:
     return Section("Confirmed over fresh seeds", "confirmation", [table_of(confirmation_table(verdicts)), *words])
 
 
-def _model(best: Chosen, dataset: Dataset) -> Section:
-    scores = best.scores()
+def _model(best: Chosen, dataset: Dataset, milliseconds: float) -> Section:
+    scores = best.scores
     row = best.candidates[0].row
     tables = (
-        summary(best, best.latency(dataset)),
+        summary(best, milliseconds),
         score_table(scores),
         class_table(scores),
         documented_table(scores),
@@ -175,19 +175,18 @@ def _thresholds(best: Chosen) -> Section:
     return Section("Class-wise thresholds", "thresholds", [Note(said), table_of(way_table(best.by_way()))])
 
 
-def _ensemble(best: Chosen, ensemble: Chosen, dataset: Dataset) -> Section:
-    times = best.latency(dataset), ensemble.latency(dataset)
-    tables = summary(ensemble, times[1]), gain_table(best, ensemble, times), class_table(ensemble.scores())
+def _ensemble(best: Chosen, ensemble: Chosen, times: tuple[float, float]) -> Section:
+    tables = summary(ensemble, times[1]), gain_table(best, ensemble, times), class_table(ensemble.scores)
     return Section("The ensemble", "ensemble", [*map(table_of, tables)])
 
 
-def _again(study: Study, dataset: Dataset, commands: Iterable[str]) -> Section:
+def _again(study: Study, rows: list[TrialRow], dataset: Dataset, commands: Iterable[str]) -> Section:
     table = plain_table("Versions, seeds, hardware")
     table.add_column("what")
     table.add_column("here")
     for package in _PACKAGES:
         table.add_row(package, version(package))
-    row = next(iter(leaderboard(trial_rows(study))), None)
+    row = next(iter(leaderboard(rows)), None)
     for key, value in {
         "Python": platform.python_version(),
         "system": platform.platform(),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Final
 
@@ -80,6 +82,23 @@ class Picture:
     width: int  # of the picture as it is displayed, pixels
     height: int
     hash: NDArray[np.uint64]  # (4,), difference hash; few bits differ where pictures look alike
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read an image's file whole.
+
+    Raises
+    ------
+    Undecodable
+        It cannot be opened, or is too large.
+    """
+    try:
+        with path.open("rb") as file:
+            if (length := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise Undecodable(f"has {length:,} bytes, more than the {MAX_BYTES:,} that are read")
+            return file.read()
+    except OSError as error:
+        raise Undecodable(f"cannot be opened ({error.strerror})") from None
 
 
 def decode(content: bytes, size: int) -> Picture:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from mlc_core.cache import cache_dir, write_atomically
 from mlc_core.data.dataset import Uint8
 from mlc_core.data.duplicates import exact, near
-from mlc_core.data.images import DECODER, HASH_DTYPE, MAX_BYTES, Picture, Undecodable, decode, quiet
+from mlc_core.data.images import DECODER, HASH_DTYPE, Picture, Undecodable, decode, quiet, read_bytes
 from mlc_core.data.listing import Entry, Listing, Problem
 from mlc_core.errors import BadData
 from mlc_core.machine import processors
@@ -246,7 +246,7 @@ def _picture(plan: _Plan, index: int) -> Picture | str:
     """Decode one file, or say why it cannot be used."""
     path = plan.listing.entries[index].path
     try:
-        content = _content(plan.listing.root / path)
+        content = read_bytes(plan.listing.root / path)
         if hashlib.sha256(content).hexdigest() != plan.digests[index]:
             raise _Changed(path)
         return decode(content, plan.size)
@@ -303,7 +303,7 @@ def _digests(listing: Listing, seen: Path, pool: ThreadPoolExecutor) -> tuple[st
 
     def digest(path: str) -> str:
         try:
-            return hashlib.sha256(_content(listing.root / path)).hexdigest()
+            return hashlib.sha256(read_bytes(listing.root / path)).hexdigest()
         except Undecodable:
             return ""
 
@@ -315,16 +315,6 @@ def _digests(listing: Listing, seen: Path, pool: ThreadPoolExecutor) -> tuple[st
         if steady:
             write_atomically(seen, _sealed(known | steady))
     return tuple(now.get(entry.path, "") for entry in listing.entries)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if (length := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise Undecodable(f"has {length:,} bytes, more than the {MAX_BYTES:,} that are read")
-            return file.read()
-    except OSError as error:
-        raise Undecodable(f"cannot be opened ({error.strerror})") from None
 
 
 def _identity(state: os.stat_result) -> list[int]:

@@ -136,7 +136,7 @@ def opened(
 def _print(chosen: Chosen, dataset: Dataset, *, as_json: bool) -> None:
     from search.model_tables import class_table, documented_table, score_table, summary, way_table
 
-    ways, scores = chosen.by_way(), chosen.scores()
+    ways, scores, milliseconds = chosen.by_way(), chosen.scores, chosen.latency(dataset)
     if as_json:
         show_json(
             {
@@ -146,7 +146,7 @@ def _print(chosen: Chosen, dataset: Dataset, *, as_json: bool) -> None:
                     {"study": one.study, "trial": one.row.number, "seed": one.row.seed, "share": share}
                     for one, share in zip(chosen.candidates, chosen.shares, strict=True)
                 ],
-                "milliseconds_per_image": chosen.latency(dataset),
+                "milliseconds_per_image": milliseconds,
                 "goal": str(chosen.thresholds.goal),
                 "thresholds": dict(zip(chosen.test.classes, chosen.thresholds.values, strict=True)),
                 "test": scores.to_table(),
@@ -155,7 +155,7 @@ def _print(chosen: Chosen, dataset: Dataset, *, as_json: bool) -> None:
         )
         return
     show(
-        summary(chosen, chosen.latency(dataset)),
+        summary(chosen, milliseconds),
         "",
         score_table(scores),
         "",

@@ -63,7 +63,7 @@ def export(
             shift=chosen.calibration.shift,
             thresholds=chosen.thresholds.values,
             goal=str(chosen.thresholds.goal),
-            metrics=chosen.scores().to_table(),
+            metrics=chosen.scores.to_table(),
             license=license,
         )
         if onnx:

@@ -22,11 +22,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils import data
 
+from mlc_core.data.batches import Images
 from mlc_core.data.dataset import Dataset, Split
 from mlc_core.data.listing import Entry, Listing
 from mlc_core.data.store import prepare
-from mlc_core.params import Params
-from mlc_core.training import _Images
 
 WIDTH, HEIGHT = 500, 375  # pixels
 BATCH: Final = 64
@@ -107,7 +106,7 @@ def opened(root: Path, size: int) -> Dataset:
 
 def batches(dataset: Dataset, size: int) -> Iterable[tuple[Tensor, Tensor]]:
     """One epoch as `fit` takes it, in a random order."""
-    images = _Images(dataset, dataset.train, Params(image_size=size), torch.device("cpu"))
+    images = Images(dataset.train, *dataset.channel_stats, size, torch.device("cpu"))
     return (images.take(index) for index in torch.split(torch.randperm(len(images)), BATCH))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,18 +23,11 @@ from mlc_core.shipped import Model, Prediction, load_model
 from tests.mlc_core.fits import run
 from tests.mlc_core.tiny import CLASSES, SIZE, tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 64  # pixels
 HALVES = {"left": np.s_[:, : SIZE // 2], "right": np.s_[:, SIZE // 2 :], "top": np.s_[: SIZE // 2, :]}
 CORNERS = [np.s_[:24, :24], np.s_[:24, 40:], np.s_[40:, :24], np.s_[40:, 40:]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small images are not worth a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def model_of(*networks: tuple[int, int], weights: tuple[float, ...] = (1.0,)) -> Model:

@@ -34,6 +34,8 @@ from mlc_core.shipped import BATCH, find_images, load_model
 from tests.mlc_core.fits import run
 from tests.pictures import CLASSES, manifest
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 20  # pixels of the stored images; one member sees fewer, the other more
 SCALE, SHIFT, THRESHOLDS = (1.5, 0.8, 1.0), (0.3, -0.2, 0.0), (0.4, 0.5, 0.6)
 SHARES = (0.7, 0.3)
@@ -64,15 +66,6 @@ def build_model(folder: Path, made: Made, **changes: Any) -> Card:
         "license": "CC-BY-4.0",
     }
     return save_model(folder, **({"parts": parts} | given | changes))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small images are not worth a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
