@@ -29,11 +29,13 @@ def cache_dir() -> Path:
     return path
 
 
-def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o600) -> None:
+def write_atomically(path: Path, *content: bytes | memoryview, mode: int = 0o600) -> None:
     """Write so that a reader, also after a crash or a power cut, sees the old file or the new one, whole.
 
     Parameters
     ----------
+    content : bytes or memoryview
+        One after the other.
     mode : int
         Who may read and write it; by default its owner alone.
 
@@ -45,7 +47,8 @@ def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o6
     temporary = NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115 - renamed
     try:
         with temporary:
-            temporary.write(content)
+            for part in content:
+                temporary.write(part)
             os.fchmod(temporary.fileno(), mode)
             temporary.flush()
             os.fsync(temporary.fileno())

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlc_core.cache import write_atomically
 from mlc_core.errors import BadCheckpoint
 from mlc_core.params import Value
 from mlc_core.records import BEST, EpochReport
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _MAGIC: Final = b"MLCFIT01"
 _DIGEST: Final = 32  # bytes of SHA-256
 
@@ -48,7 +49,7 @@ class State:
     """A fit after its last finished epoch."""
 
     reports: tuple[EpochReport, ...]  # one an epoch
-    model: dict[str, Tensor]
+    weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     average: dict[str, Any]  # empty where no weights are averaged
@@ -58,7 +59,7 @@ def write(folder: Path, identity: Identity, state: State) -> None:
     """Replace the folder's resume file."""
     content = {
         "reports": [asdict(report) for report in state.reports],
-        "model": state.model,
+        "weights": state.weights,
         "optimizer": state.optimizer,
         "scheduler": state.scheduler,
         "average": state.average,
@@ -84,7 +85,7 @@ def read(folder: Path, identity: Identity, *, device: torch.device) -> State | N
         return None
     return State(
         reports=tuple(EpochReport(**report) for report in saved["reports"]),
-        model=saved["model"],
+        weights=saved["weights"],
         optimizer=saved["optimizer"],
         scheduler=saved["scheduler"],
         average=saved["average"],
@@ -96,7 +97,7 @@ def write_state(path: Path, identity: Mapping[str, object], content: Mapping[str
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "identity": dict(identity), **content}, buffer)
     payload = buffer.getbuffer()
-    write_atomically(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_atomically(path, _MAGIC, hashlib.sha256(payload).digest(), payload)
 
 
 def read_state(
@@ -142,6 +143,43 @@ def read_state(
                 f"{path} belongs to another {training}: its {key} is {theirs!r}, asked for is {ours!r}. {cure}"
             )
     return saved
+
+
+class Best:
+    """The weights of a fit's best epoch: in memory for as long as the resume file holds them too, then in a file.
+
+    Most epochs are the best so far, and each file would cost as much as the resume file.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Nothing is written without one.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._held: tuple[dict[str, Tensor], dict[str, str]] | None = None
+
+    def hold(self, model: nn.Module, metadata: dict[str, str]) -> None:
+        """Remember them in place of earlier ones."""
+        self._held = {name: tensor.clone() for name, tensor in model.state_dict().items()}, metadata
+
+    def write(self) -> None:
+        """Write what is held, unless the file has it."""
+        if self._held is not None and self._folder is not None:
+            weights, metadata = self._held
+            if best_on_disk(self._folder) != int(metadata["epoch"]):
+                write_best(self._folder, weights, metadata)
+        self._held = None
+
+
+def best_on_disk(folder: Path) -> int | None:
+    """Tell of which epoch the best weights in the folder are; None where there are none."""
+    try:
+        with safe_open(folder / BEST, framework="pt") as file:
+            return int((file.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None  # gone or damaged: then nobody has them
 
 
 def write_best(folder: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

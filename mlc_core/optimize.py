@@ -1,21 +1,75 @@
-"""Optimizer and scheduler from Params, when the scheduler steps, and the moving average of the weights.
+"""The weights as an optimizer steps them, optimizer and scheduler from Params, and the weights' moving average.
 
 Not here: which values are allowed (params.py); the loop that steps them (training.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, assert_never
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from mlc_core.model import Classifier
 from mlc_core.params import Cosine, Params, Plateau, Step
+
+
+class Weights:
+    """All weights of a network in one buffer, and the slopes of the loss in another.
+
+    An optimizer steps them in one pass. Given them one by one it copies, at every step, those whose memory is in
+    channels_last order there and back.
+
+    Parameters
+    ----------
+    model : Classifier
+        Its parameters become views of the buffer, in channels_last order.
+
+    Attributes
+    ----------
+    flat : nn.Parameter, (weights,), float32
+        What the optimizer is given.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+        self._each = list(model.parameters())
+        count = sum(weight.numel() for weight in self._each)
+        self.flat = nn.Parameter(torch.empty(count, device=self._each[0].device))
+        self.flat.grad = torch.zeros_like(self.flat)
+        for weight, view in zip(self._each, self._views(self.flat.detach()), strict=True):
+            view.copy_(weight.detach())
+            weight.data = view
+        self._slopes = self._views(self.flat.grad)
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Replace the slopes by those of a loss."""
+        torch._foreach_copy_(self._slopes, torch.autograd.grad(loss, self._each))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights in one piece, and the statistics of batch normalization; not copied."""
+        return {"flat": self.flat.detach(), **dict(self.model.named_buffers())}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what another one's `state_dict` gave."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+
+    def _views(self, buffer: Tensor) -> list[Tensor]:
+        parts = torch.split(buffer, [weight.numel() for weight in self._each])
+        return [_channels_last(part, weight.shape) for part, weight in zip(parts, self._each, strict=True)]
+
+
+def _channels_last(part: Tensor, shape: torch.Size) -> Tensor:
+    if len(shape) != 4:
+        return part.view(shape)
+    outputs, inputs, height, width = shape
+    return part.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
 def optimizer(params: Params, weights: Iterable[nn.Parameter]) -> Optimizer:
@@ -63,15 +117,15 @@ class Average:
 
     Parameters
     ----------
-    model : Classifier
-        The one that trains; never changed here.
+    weights : Weights
+        Of the network that trains; never changed here.
     decay : float, in [0, 1)
         A step, once it has grown.
 
     Attributes
     ----------
-    network : Classifier
-        With the averaged weights.
+    weights : Weights
+        The averaged ones, of a network of their own.
 
     Notes
     -----
@@ -79,30 +133,30 @@ class Average:
     would wait.
     """
 
-    def __init__(self, model: Classifier, decay: float) -> None:
-        self.network, self._model = deepcopy(model), model
+    def __init__(self, weights: Weights, decay: float) -> None:
+        self.weights, self._new = Weights(deepcopy(weights.model)), weights
         self._decay, self._steps = decay, 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step of the optimizer."""
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        (floats, counts), (new_floats, new_counts) = _tensors(self.network), _tensors(self._model)
+        (floats, counts), (new_floats, new_counts) = _by_kind(self.weights), _by_kind(self._new)
         torch._foreach_lerp_(floats, new_floats, 1 - decay)
         torch._foreach_copy_(counts, new_counts)
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step needs."""
-        return {"steps": self._steps, "network": self.network.state_dict()}
+        return {"steps": self._steps, "weights": self.weights.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self._steps = state["steps"]
-        self.network.load_state_dict(state["network"])
+        self.weights.load_state_dict(state["weights"])
 
 
-def _tensors(model: Classifier) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """List the weights and statistics, then the counts of batch normalization, which no average suits."""
-    tensors = [*model.parameters(), *model.buffers()]
+def _by_kind(weights: Weights) -> tuple[list[Tensor], list[Tensor]]:
+    """List weights and statistics, then the counts of batch normalization, which no average suits."""
+    tensors = list(weights.state_dict().values())
     return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]

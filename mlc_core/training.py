@@ -6,16 +6,19 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
 from torch.nn import functional
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mlc_core import checkpoint as checkpoints
-from mlc_core import optimize
+from mlc_core import optimize, small_maps
 from mlc_core.data.augment import vary
 from mlc_core.data.batches import Images
 from mlc_core.data.dataset import Dataset
@@ -28,7 +31,7 @@ from mlc_core.metrics import macro_f1, mean_average_precision
 from mlc_core.model import Classifier, build
 from mlc_core.params import EPOCHS, Flat, Params, one_of, whole
 from mlc_core.pretrained import start_from, weights_digest
-from mlc_core.records import BEST, OBJECTIVES, EpochReport, Objective, OnEpoch, best_epoch
+from mlc_core.records import OBJECTIVES, EpochReport, Objective, OnEpoch, best_epoch
 from mlc_core.seeds import Stream, stream_seed
 
 log = logging.getLogger(__name__)
@@ -72,8 +75,8 @@ def fit(
         Called after each epoch, once its checkpoint is on disk; returning False ends the fit. A fit that goes
         on from a checkpoint calls it first for the epochs already done, so that no report can be lost.
     checkpoint : Path or str, optional
-        A folder for the state of the last epoch and the weights of the best one. If it holds a state of this
-        very fit, training goes on from there, to the same bits as without the interruption.
+        A folder for the state of the last epoch and, once the fit ends, the weights of the best one. If it holds
+        a state of this very fit, training goes on from there, to the same bits as without the interruption.
 
     Returns
     -------
@@ -97,16 +100,10 @@ def fit(
     compute = choose(device=device, precision=precision, threads=threads)
     cuda = [torch.device(compute.device)] if compute.device.startswith("cuda") else []
     reports: list[EpochReport] = []
-    with computing(compute), torch.random.fork_rng(devices=cuda):
-        for report in _epochs(
-            chosen,
-            dataset,
-            compute,
-            seed=seed,
-            epochs=epochs,
-            objective=objective,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-        ):
+    folder = None if checkpoint is None else Path(checkpoint)
+    trained = _epochs(chosen, dataset, compute, seed=seed, epochs=epochs, objective=objective, checkpoint=folder)
+    with computing(compute), torch.random.fork_rng(devices=cuda), closing(trained):
+        for report in trained:
             reports.append(report)
             if on_epoch is not None and not on_epoch(report):
                 break
@@ -122,7 +119,7 @@ def _epochs(
     epochs: int,
     objective: Objective,
     checkpoint: Path | None,
-) -> Iterator[EpochReport]:
+) -> Generator[EpochReport]:
     """Yield the reports of the epochs already done, then train the others one by one."""
     device = torch.device(compute.device)
     model = build(
@@ -143,49 +140,87 @@ def _epochs(
         precision=compute.precision,
         threads=compute.threads,
     )
-    state = None if checkpoint is None else checkpoints.read(checkpoint, identity, device=device)
-    if checkpoint is None or not (checkpoint / BEST).exists():
-        state = None  # without the best weights so far only a new start finds them again
+    state = None if checkpoint is None else _resumable(checkpoint, identity, objective)
     if state is None:
         start_from(model, params.weights, backbone=params.backbone)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optimize.optimizer(params, model.parameters())
-    scheduler = optimize.scheduler(params, optimizer)
-    average = optimize.Average(model, params.ema) if params.ema else None
-    judged = model if average is None else average.network  # by Plateau as well: it heeds the loss that is reported
-    reports: tuple[EpochReport, ...] = ()
+    if device.type == "cpu":
+        small_maps.fit_to(model, params.image_size)
+    learner = _Learner.of(params, model.to(device))
+    best, reports = checkpoints.Best(checkpoint), () if state is None else state.reports
     if state is not None:
-        model.load_state_dict(state.model)
-        if average is not None:
-            average.load_state_dict(state.average)
-        optimizer.load_state_dict(state.optimizer)
-        scheduler.load_state_dict(state.scheduler)
-        reports = state.reports
+        learner.load(state)
+        if best_epoch(reports, objective) is reports[-1]:
+            best.hold(learner.judged, _card(params, data, reports[-1], objective))
         yield from reports
     train, val = (Images(split, *data.channel_stats, params.image_size, device) for split in (data.train, data.val))
     sampling = Sampling.of(data.train.labels, params)
     loss = training_loss(params, data.train.labels, device)
-    for epoch in range(len(reports) + 1, epochs + 1):
-        start, lr = time.perf_counter(), optimize.current_lr(optimizer)
-        trained = _train(model, optimizer, average, train, sampling, loss, compute, params, seed=seed, epoch=epoch)
-        scores = _evaluate(judged, val, compute)
-        _check(epoch, trained, scores.loss)
-        optimize.step(scheduler, val_loss=scores.loss)
-        seconds = time.perf_counter() - start
-        report = EpochReport(epoch, epochs, trained.loss, scores.loss, scores.macro_f1, scores.mean_ap, lr, seconds)
-        reports = (*reports, report)
-        if checkpoint is not None:
-            if best_epoch(reports, objective) is report:
-                checkpoints.write_best(checkpoint, judged.state_dict(), _card(params, data, report, objective))
-            state = checkpoints.State(
-                reports=reports,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                scheduler=scheduler.state_dict(),
-                average={} if average is None else average.state_dict(),
-            )
-            checkpoints.write(checkpoint, identity, state)
-        yield report
+    try:
+        for epoch in range(len(reports) + 1, epochs + 1):
+            start, lr = time.perf_counter(), optimize.current_lr(learner.optimizer)
+            trained = _train(learner, train, sampling, loss, compute, params, seed=seed, epoch=epoch)
+            scores = _evaluate(learner.judged, val, compute)
+            _check(epoch, trained, scores.loss)
+            optimize.step(learner.scheduler, val_loss=scores.loss)
+            seconds = time.perf_counter() - start
+            report = EpochReport(epoch, epochs, trained.loss, scores.loss, scores.macro_f1, scores.mean_ap, lr, seconds)
+            reports = (*reports, report)
+            if checkpoint is not None:
+                if best_epoch(reports, objective) is report:
+                    best.hold(learner.judged, _card(params, data, report, objective))
+                else:
+                    best.write()  # the resume file is about to lose them
+                checkpoints.write(checkpoint, identity, learner.state(reports))
+            yield report
+    finally:
+        best.write()
+
+
+def _resumable(folder: Path, identity: checkpoints.Identity, objective: Objective) -> checkpoints.State | None:
+    """Read the state to go on from, unless its best weights are gone: then only a new start finds them again."""
+    state = checkpoints.read(folder, identity, device=torch.device("cpu"))
+    if state is None:
+        return None
+    best = best_epoch(state.reports, objective)
+    return state if best is state.reports[-1] or checkpoints.best_on_disk(folder) == best.epoch else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """What learns, with all that its next step needs."""
+
+    weights: optimize.Weights
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    average: optimize.Average | None
+
+    @classmethod
+    def of(cls, params: Params, model: Classifier) -> _Learner:
+        weights = optimize.Weights(model)
+        optimizer = optimize.optimizer(params, [weights.flat])
+        average = optimize.Average(weights, params.ema) if params.ema else None
+        return cls(weights, optimizer, optimize.scheduler(params, optimizer), average)
+
+    @property
+    def judged(self) -> Classifier:
+        """The network that is evaluated and kept; Plateau too heeds its loss, as it is the one that is reported."""
+        return self.weights.model if self.average is None else self.average.weights.model
+
+    def state(self, reports: tuple[EpochReport, ...]) -> checkpoints.State:
+        return checkpoints.State(
+            reports=reports,
+            weights=self.weights.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            average={} if self.average is None else self.average.state_dict(),
+        )
+
+    def load(self, state: checkpoints.State) -> None:
+        self.weights.load_state_dict(state.weights)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        if self.average is not None:
+            self.average.load_state_dict(state.average)
 
 
 class _Trained(NamedTuple):
@@ -204,9 +239,7 @@ class _Scores(NamedTuple):
 
 
 def _train(
-    model: Classifier,
-    optimizer: Optimizer,
-    average: optimize.Average | None,
+    learner: _Learner,
     images: Images,
     sampling: Sampling,
     loss_of: Loss,
@@ -223,18 +256,18 @@ def _train(
     rare = torch.from_numpy(sampling.rare)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     seen = 0
-    model.train()
+    weights, average = learner.weights, learner.average
+    weights.model.train()
     for index in torch.split(order, params.batch_size):
         if len(index) == 1:
             continue  # batch normalization has no variance to estimate from one image of one pixel
         batch, labels = images.take(index)
         batch = vary(batch, rare[index], params, generator=variation)
         with autocast(compute):
-            logits = model(batch)
+            logits = weights.model(batch)
         loss = loss_of(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        weights.differentiate(loss)
+        learner.optimizer.step()
         if average is not None:
             average.update()
         # Stays on the device: reading it would wait for the step.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlc_core import BadCheckpoint, Value
 from mlc_core.checkpoint import RESUME, read_state
 from mlc_core.model import Classifier, build
-from mlc_core.optimize import Average
+from mlc_core.optimize import Average, Weights
 from mlc_core.predict import Predictor, infer, read_member
 from mlc_core.records import BEST, best_epoch
 from tests.mlc_core.fits import FEW, RISING, Run, losses, run, same_weights
@@ -50,7 +50,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 
 def test_the_average_is_the_recurrence_in_double_precision() -> None:
     model = build(backbone="resnet10", stem="small", dropout=0.0, classes=2, seed=0)
-    average = Average(model, 0.2)
+    average = Average(Weights(model), 0.2)
     expected = arrays(model)
     for step, kept in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):  # the decay grows until it is the one asked for
         changed(model, step)
@@ -59,7 +59,7 @@ def test_the_average_is_the_recurrence_in_double_precision() -> None:
             counts = name.endswith("num_batches_tracked")
             expected[name] = latest if counts else kept * expected[name] + (1 - kept) * latest
 
-    for name, array in arrays(average.network).items():
+    for name, array in arrays(average.weights.model).items():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-6, err_msg=name)
 
 
@@ -69,8 +69,8 @@ def test_the_training_does_not_notice_the_averaging(rising: tuple[Run, Path], av
 
     assert [report.train_loss for report in on.reports] == [report.train_loss for report in off.reports]
     assert losses(on.reports) != losses(off.reports)
-    for name, tensor in off_state["model"].items():
-        assert torch.equal(tensor, on_state["model"][name]), name
+    for name, tensor in off_state["weights"].items():
+        assert torch.equal(tensor, on_state["weights"][name]), name
     assert off_state["average"] == {}
     assert on_state["average"]["steps"] == 6  # 48 images in batches of 24, three times
 
