@@ -5,14 +5,13 @@ Not here: how they are drawn (figures.py, curves.py, study_figures.py).
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import plotly.graph_objects as go
-from optuna_dashboard import save_plotly_graph_object
+from optuna.trial import TrialState
 
-from mlc_core import Dataset, Member, predict_split, read_member, score
+from mlc_core import Dataset, Member, cost, predict_split, read_member, score
 from search.artifacts import weights_path
 from search.chosen import Chosen
 from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
@@ -24,11 +23,12 @@ from search.figures import (
     training_curves,
     worst_images,
 )
+from search.notes import hang
 from search.page import write_html
 from search.storage import patiently
 from search.study import Study
 from search.study_figures import importances, optimization_history, slices, timeline
-from search.views import TrialRow, leaderboard, trial_rows
+from search.views import TrialRow, trial_rows
 
 HALF: Final = 0.5  # the threshold while nothing is tuned
 
@@ -71,24 +71,22 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
 
     They are of the validation split, at threshold 0.5: the test split is not looked at while a search goes on.
     """
-    leader = next(iter(leaderboard(trial_rows(study))), None)
-    if leader is None or leader.number != number:
-        return
-    weights = weights_path(root, study.optuna.get_trials(deepcopy=False)[number])
-    if weights is None:
+    objective, complete = study.declaration.objective, (TrialState.COMPLETE,)
+    trials = patiently(study.storage, lambda: study.optuna.get_trials(deepcopy=False, states=complete))
+    best = min(trials, key=lambda one: (cost(cast("float", one.value), objective), one.number), default=None)
+    if best is None or best.number != number or (weights := weights_path(root, best)) is None:
         return
     member = read_member(weights)
     (told,) = predict_split([member], data.val)
     scores = score(told, [HALF] * len(told.classes))
     drawn = {
-        "training": _training(leader, member),
+        "training": _training(trial_rows(study)[number], member),
         "classes": precision_recall_bars(scores),
         "confusion": confusion(told, scores),
     }
     for name, figure in drawn.items():
         figure.update_layout(title_text=f"Best so far, trial {number}, on validation: {figure.layout.title.text}")
-        save = partial(save_plotly_graph_object, study.optuna, figure, graph_object_id=name)
-        patiently(study.storage, save)
+        hang(study, name, figure.to_json())
 
 
 def _training(row: TrialRow, member: Member) -> go.Figure:

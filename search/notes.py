@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a trial as it finishes: a note, and its loss curves as a picture.
+"""What optuna-dashboard shows of a trial as it finishes: a note, its loss curves as a picture; and of a study, figures.
 
 Not here: the dashboard's server (dashboard.py); figures of a model (figures.py).
 """
@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import Trial
+from sqlalchemy import func, select
 
 from mlc_core import EpochReport, Objective, best_epoch
 from search.artifacts import attach
-from search.storage import patiently
+from search.storage import patiently, transact
 from search.study import Study
+from search.trials import held, write
 
 CURVES: Final = "curves.svg"
+_PIECE: Final = 2045  # characters of a figure in one attribute, as optuna_dashboard cuts it
 _WIDTH, _HEIGHT, _LEFT, _LOW = 640, 360, 64, 44  # pixels of the picture, and of its margins
 _LINES: Final = {  # Okabe & Ito's colours; dashes tell them apart in print
     "training": ("#0072B2", "", "train_loss"),
@@ -56,6 +60,28 @@ def _save(trial: Trial, text: str) -> None:
     storage, study_id = trial.study._storage, trial.study._study_id
     storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_ver", 1)
     storage.set_study_system_attr(study_id, f"dashboard:{trial._trial_id}:note_str:0", text)
+
+
+def hang(study: Study, name: str, figure: str) -> None:
+    """Show a figure on the study's page, in place of an earlier one of this name.
+
+    It writes what optuna_dashboard.save_plotly_graph_object writes, without reading every trial's note for it.
+
+    Parameters
+    ----------
+    figure : str
+        Plotly's JSON.
+    """
+    attribute, study_id = models.StudySystemAttributeModel, study.optuna._study_id
+    prefix = f"dashboard:plot_data:{name}:"
+    rows = select(func.count()).where(attribute.study_id == study_id, attribute.key.startswith(prefix, autoescape=True))
+    before: int = transact(study.storage, lambda session: session.execute(rows).scalar_one())
+    pieces = [figure[start : start + _PIECE] for start in range(0, len(figure), _PIECE)]
+    pieces += [""] * (before - len(pieces))
+    with held(study.storage) as waiting:
+        for place, piece in enumerate(pieces):
+            study.storage.set_study_system_attr(study_id, f"{prefix}{place}", piece)
+    patiently(study.storage, lambda: write(study.storage, waiting))
 
 
 def note(reports: Sequence[EpochReport], objective: Objective, *, ended: str) -> str:

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
 from optuna.trial import Trial
 
@@ -34,6 +34,7 @@ from search.study import (
     Study,
     fit_spec,
 )
+from search.trials import held, write
 
 log = logging.getLogger(__name__)
 
@@ -84,15 +85,8 @@ def run_trial(
         As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
     """
     checkpoint = checkpoint_folder(root, study, claim.number)
-    study.optuna.sampler = sampler(study.declaration, claim.number)
-    trial = patiently(study.storage, lambda: ask(study.optuna, claim))
-    drawn = patiently(study.storage, lambda: suggest(trial, study.declaration))
-    replay = PAPER in trial.user_attrs or REPEATS in trial.user_attrs
-    seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
-    spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
-    _note(study, trial, FIT, spec)
-    _note(study, trial, COMPUTE, {"precision": precision, "threads": study.declaration.threads})
-    reporter = _Reporter(study, trial, stop=stop, lost=lost, prune=not replay)
+    trial, spec, replay = begin(study, claim, precision=precision)
+    reporter = Reporter(study, trial, stop=stop, lost=lost, prune=not replay)
 
     def train() -> float:
         with stop.anywhere():
@@ -117,12 +111,38 @@ def run_trial(
             value = train()
     except Diverged as error:
         reporter.note(root, ended=f"Diverged in epoch {error.epoch}, as {error.reason},")
-        _note(study, trial, DIVERGED, f"epoch {error.epoch}: {error.reason}")
+        reason = f"epoch {error.epoch}: {error.reason}"
+        patiently(study.storage, lambda: trial.set_user_attr(DIVERGED, reason))
         return Pruned()
     if lost.is_set():
         return Lost()
     reporter.note(root, ended="Pruned" if reporter.pruned else "Complete")
     return Pruned() if reporter.pruned else Finished(value)
+
+
+def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[str, Any], bool]:
+    """Draw what the claimed trial tries, unless an earlier attempt did or it brings everything along.
+
+    Returns
+    -------
+    Trial
+        It can report.
+    dict
+        What its fit is given, see `search.study.fit_spec`.
+    bool
+        Whether it replays or repeats another: then it is never pruned.
+    """
+    study.optuna.sampler = sampler(study.declaration, claim.number, earlier=study.optuna.sampler)
+    trial = patiently(study.storage, lambda: ask(study.optuna, claim))
+    with held(study.storage) as rows:
+        drawn = patiently(study.storage, lambda: suggest(trial, study.declaration))
+        replay = PAPER in trial.user_attrs or REPEATS in trial.user_attrs
+        seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
+        spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
+        trial.set_user_attr(FIT, spec)
+        trial.set_user_attr(COMPUTE, {"precision": precision, "threads": study.declaration.threads})
+    patiently(study.storage, lambda: write(study.storage, rows))
+    return trial, spec, replay
 
 
 def study_precision(study: Study) -> str:
@@ -131,7 +151,7 @@ def study_precision(study: Study) -> str:
     return known or study.ledger.remember(PRECISION, choose(threads=study.declaration.threads).precision)
 
 
-class _Reporter(OnEpoch):
+class Reporter(OnEpoch):
     """Tells the study of each epoch, and the fit whether to go on."""
 
     def __init__(self, study: Study, trial: Trial, *, stop: Stop, lost: Event, prune: bool) -> None:
@@ -143,6 +163,7 @@ class _Reporter(OnEpoch):
         self.pruned = False
 
     def __call__(self, report: EpochReport, /) -> bool:
+        """Write the report; False once the pruner stops the trial, or it is another worker's."""
         with self._stop.nowhere():
             self._reports.append(report)
             if self._lost.is_set():
@@ -161,10 +182,8 @@ class _Reporter(OnEpoch):
     def note(self, root: Path, *, ended: str) -> None:
         """Store what the study's reports have no room for."""
         metrics = {name: [getattr(report, name) for report in self._reports] for name in METRICS_OF_AN_EPOCH}
-        _note(self._study, self._trial, METRICS, metrics)
-        _note(self._study, self._trial, SECONDS, round(sum(report.seconds for report in self._reports), 3))
-        leave(root, self._study, self._trial, self._reports, ended=ended)
-
-
-def _note(study: Study, trial: Trial, key: str, value: object) -> None:
-    patiently(study.storage, lambda: trial.set_user_attr(key, value))
+        with held(self._study.storage) as rows:
+            self._trial.set_user_attr(METRICS, metrics)
+            self._trial.set_user_attr(SECONDS, round(sum(report.seconds for report in self._reports), 3))
+            leave(root, self._study, self._trial, self._reports, ended=ended)
+        patiently(self._study.storage, lambda: write(self._study.storage, rows))

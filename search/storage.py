@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from search.errors import BadStorage, StorageDown
 from search.tables import ENQUEUED, METADATA
+from search.trials import Trials
 
 DEFAULT_URL: Final = "sqlite:///mlc-search.db"
 VARIABLE: Final = "MLC_STORAGE"
@@ -97,11 +98,7 @@ def connect(url: str, *, create: bool = True) -> RDBStorage:
     try:
         _prepare(engine, url=url, create=create)
         # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
-        storage = RDBStorage(
-            url.replace("{", "{{").replace("}", "}}"),
-            engine_kwargs=_engine_kwargs(url),
-            skip_table_creation=True,
-        )
+        storage = Trials(url.replace("{", "{{").replace("}", "}}"), _engine_kwargs(url))
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise _down(url, error) from None  # the cause may hold the URL
     finally:

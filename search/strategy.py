@@ -12,25 +12,35 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from mlc_core import Stream, stream_seed
 from search.declaration import Declaration
-from search.options import Asha, Gp, Hyperband, Median, NoPruner, Patient, Qmc, Random, Tpe, Wilcoxon
+from search.options import Asha, Gp, Hyperband, Median, NoPruner, Patient, Qmc, Random, Wilcoxon
+from search.options import Tpe as TpeOptions
+from search.tpe import History, Tpe
 
 
-def sampler(declaration: Declaration, number: int) -> BaseSampler:
+def sampler(declaration: Declaration, number: int, *, earlier: BaseSampler | None = None) -> BaseSampler:
     """Make the sampler for one trial.
 
     Its seed is a function of the study's seed and the trial's number, never of the worker: several workers do
     not draw the same start, and what a trial draws does not depend on who draws it (QMC excepted:
     there the sequence's next point goes to whoever asks first).
+
+    Parameters
+    ----------
+    earlier : BaseSampler, optional
+        The same study's for another trial; what it knows of the trials need not be read again.
     """
     seed = stream_seed(declaration.seed, Stream.SAMPLER, number) % 2**32  # numpy's generators take 32 bits
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match declaration.sampler:
-            case Tpe(startup=startup, multivariate=multivariate, group=group, constant_liar=liar):
-                return optuna.samplers.TPESampler(
+            case TpeOptions(startup=startup, multivariate=multivariate, group=group, constant_liar=liar):
+                return Tpe(
+                    earlier.history if isinstance(earlier, Tpe) else History(),
                     seed=seed,
                     n_startup_trials=startup,
                     multivariate=multivariate,
@@ -59,9 +69,7 @@ def pruner(declaration: Declaration) -> BasePruner:
         match declaration.pruner:
             case Hyperband(min_resource=first, reduction_factor=factor):
                 # Left to "auto", nothing is pruned until a trial completes, and workers disagree on the brackets.
-                return optuna.pruners.HyperbandPruner(
-                    min_resource=first, max_resource=declaration.epochs, reduction_factor=factor
-                )
+                return _Hyperband(min_resource=first, max_resource=declaration.epochs, reduction_factor=factor)
             case Asha(min_resource=first, reduction_factor=factor, min_early_stopping_rate=rate):
                 return optuna.pruners.SuccessiveHalvingPruner(
                     min_resource=first, reduction_factor=factor, min_early_stopping_rate=rate
@@ -78,3 +86,19 @@ def pruner(declaration: Declaration) -> BasePruner:
                 return optuna.pruners.NopPruner()
             case other:
                 assert_never(other)
+
+
+class _Hyperband(optuna.pruners.HyperbandPruner):
+    """Optuna's, for one study; it finds a trial's bracket once, not at each decision about any other trial."""
+
+    def __init__(self, *, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+        super().__init__(min_resource=min_resource, max_resource=max_resource, reduction_factor=reduction_factor)
+        self._brackets: dict[int, int] = {}
+
+    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
+        if not self._pruners:  # before its first decision it answers 0 for all
+            return super()._get_bracket_id(study, trial)
+        number = trial.number
+        if number not in self._brackets:
+            self._brackets[number] = super()._get_bracket_id(study, trial)
+        return self._brackets[number]

@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 from xml.etree.ElementTree import fromstring
 
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
+from optuna_dashboard import save_plotly_graph_object
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from mlc_core import EpochReport
 from search.artifacts import remove_all, weights_of, weights_path
-from search.notes import CURVES, curves, note
+from search.notes import CURVES, curves, hang, note
 from search.signals import Stop
 from search.study import METRICS, open_study
 from search.worker import work
@@ -80,3 +82,20 @@ def test_a_note_tells_of_the_epoch_that_the_objective_chose(objective: str, epoc
     ]
     text = note(reports, objective, ended="Pruned")  # type: ignore[arg-type]
     assert text.startswith(f"Pruned after 2 of 3 epochs in 4 s.\n\n**Best epoch {epoch}** on validation: loss 0.")
+
+
+def test_a_figure_leaves_the_rows_that_the_dashboards_own_function_would_even_after_a_larger_one(
+    tmp_path: Path, storage_url: str
+) -> None:
+    with open_study(str(declare(tmp_path)), storage_url, create=True) as study:
+        for points in (2000, 5000, 1, 900):
+            figure = go.Figure(go.Scatter(y=[f"point {number}" for number in range(points)]))
+            hang(study, "ours", figure.to_json())
+            save_plotly_graph_object(study.optuna, figure, graph_object_id="theirs")
+            attributes = study.optuna._storage.get_study_system_attrs(study.optuna._study_id)
+            ours, theirs = (
+                {key.removeprefix(prefix): value for key, value in attributes.items() if key.startswith(prefix)}
+                for prefix in ("dashboard:plot_data:ours:", "dashboard:plot_data:theirs:")
+            )
+            assert ours == theirs
+            assert len(ours) > 10

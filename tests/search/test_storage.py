@@ -11,6 +11,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -24,6 +26,7 @@ from search.errors import (
     StudyNotFound,
 )
 from search.storage import close, connect, redacted, resolve_url, transact
+from search.trials import held, write
 
 CANARY = "c4nary{SCHEMA_VERSION}%25"  # braces and percent signs have a meaning to Optuna and to alembic
 
@@ -288,3 +291,88 @@ def test_an_error_is_a_sentence_that_says_what_to_do(error: SearchError, sentenc
 
 def test_the_optuna_that_the_upgrade_command_needs_is_there() -> None:
     assert shutil.which("optuna", path=str(Path(sys.executable).parent))
+
+
+def odd_trials() -> list[FrozenTrial]:
+    """One of each state, with what is hard to store."""
+    params: dict[str, object] = {"lr": 1e-3, "epochs": 4, "name": "b", "flag": None}
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        "lr": optuna.distributions.FloatDistribution(1e-5, 1, log=True),
+        "epochs": optuna.distributions.IntDistribution(1, 9),
+        "name": optuna.distributions.CategoricalDistribution(["a", "b"]),
+        "flag": optuna.distributions.CategoricalDistribution([None, True, 2.5]),
+    }
+    reports = {3: float("nan"), 1: float("inf"), 2: float("-inf"), 10: 0.25}
+    attributes = {"user_attrs": {"a": [1, {"b": None}]}, "system_attrs": {"fixed_params": {"x": 1}}}
+    return [
+        create_trial(state=TrialState.COMPLETE, value=float("inf"), params=params, distributions=distributions),
+        create_trial(state=TrialState.COMPLETE, value=0.5, intermediate_values=reports, **attributes),  # type: ignore[arg-type]
+        create_trial(state=TrialState.PRUNED, value=-2.0, params=params, distributions=distributions),
+        create_trial(state=TrialState.FAIL),
+        create_trial(state=TrialState.WAITING, **attributes),  # type: ignore[arg-type]
+        create_trial(state=TrialState.RUNNING, params=params, distributions=distributions),
+    ]
+
+
+def test_trials_are_read_as_plain_optuna_reads_them(storage_url: str) -> None:
+    ours, plain = connect(storage_url), optuna.storages.RDBStorage(resolve_url(storage_url))
+    study, other = (optuna.create_study(storage=plain, study_name=name)._study_id for name in ("one", "other"))
+    for trial in odd_trials():
+        plain.create_new_trial(study, trial)
+        plain.create_new_trial(other, trial)
+    trials = plain.get_all_trials(study)
+    ids = [trial._trial_id for trial in trials]
+    # NaN is not equal to itself, hence the spelling.
+    assert repr(ours.get_all_trials(study)) == repr(trials)
+    assert repr([ours.get_trial(trial) for trial in ids]) == repr(trials)
+    assert [list(trial.params) for trial in ours.get_all_trials(study)] == [list(trial.params) for trial in trials]
+    for again in (set(), {ids[0], ids[3], ids[5]}):
+        asked = (study, None, again, ids[3])
+        assert repr(ours._get_trials(*asked)) == repr(plain._get_trials(*asked))
+    with pytest.raises(KeyError):
+        ours.get_trial(max(ids) + 99)
+    with pytest.raises(KeyError):
+        ours.get_all_trials(study + 99)
+    close(ours)
+    close(plain)
+
+
+def test_what_is_held_back_is_seen_by_nobody_until_it_is_written_and_may_be_written_twice(storage_url: str) -> None:
+    storage = connect(storage_url)
+    study = optuna.create_study(storage=storage)
+    study.ask().suggest_float("x", 0, 1)  # the first of a name is compared with the database's
+    trial = study.ask()
+    with held(storage) as rows:
+        drawn = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("a", 1)
+        trial.set_user_attr("a", 2)
+        trial.report(0.5, step=1)
+        storage.set_study_system_attr(study._study_id, "note", "text")
+    before = storage.get_trial(trial._trial_id)
+    for _ in range(2):
+        write(storage, rows)
+        after = storage.get_trial(trial._trial_id)
+        assert (after.params, after.user_attrs, after.intermediate_values) == ({"x": drawn}, {"a": 2}, {1: 0.5})
+        assert storage.get_study_system_attrs(study._study_id) == {"note": "text"}
+    assert (before.params, before.user_attrs, before.intermediate_values) == ({}, {}, {})
+    close(storage)
+
+
+def test_a_finished_trial_takes_nothing_more_and_then_nothing_else_of_what_was_held_back(storage_url: str) -> None:
+    storage = connect(storage_url)
+    study = optuna.create_study(storage=storage)
+    over, runs = study.ask(), study.ask()
+    study.tell(over, 1.0)
+    with held(storage) as rows:
+        storage.set_trial_user_attr(runs._trial_id, "a", 1)
+        storage.set_trial_user_attr(over._trial_id, "a", 1)
+    with pytest.raises(UpdateFinishedTrialError):
+        write(storage, rows)
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_intermediate_value(over._trial_id, 1, 0.5)
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_system_attr(over._trial_id, "a", 1)
+    with pytest.raises(KeyError):
+        storage.set_trial_user_attr(runs._trial_id + 99, "a", 1)
+    assert storage.get_trial(runs._trial_id).user_attrs == {}
+    close(storage)

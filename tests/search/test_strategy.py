@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from binascii import crc32
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -13,7 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
-from mlc_core import Value
+from mlc_core import OBJECTIVES, Value
 from search.declaration import Declaration, built_in, from_table
 from search.space import suggest
 from search.strategy import pruner, sampler
@@ -75,7 +78,7 @@ def proposal(declaration: Declaration, number: int, *, history: int = 0) -> dict
 )
 def test_a_sampler_is_optunas_own_with_the_declared_options(table: dict[str, Any], by_hand: BaseSampler) -> None:
     made = sampler(declared(sampler=table, seed=SEED), 0)
-    assert type(made) is type(by_hand)
+    assert isinstance(made, type(by_hand))  # ours does Optuna's work with less: see below
     assert options(made) == options(by_hand)
 
 
@@ -107,7 +110,7 @@ def test_a_sampler_is_optunas_own_with_the_declared_options(table: dict[str, Any
 )
 def test_a_pruner_is_optunas_own_with_the_declared_options(table: dict[str, Any], by_hand: BasePruner) -> None:
     made = pruner(declared(pruner=table))
-    assert type(made) is type(by_hand)
+    assert isinstance(made, type(by_hand))
     assert options(made) == options(by_hand)
 
 
@@ -136,6 +139,50 @@ def test_what_tpe_proposes_depends_on_number_seed_and_history_alone() -> None:
     assert proposal(default, 20, history=20) == known
     assert proposal(default, 21, history=20)["lr"] != known["lr"]
     assert proposal(default, 20, history=19)["lr"] != known["lr"]
+
+
+def ended(study: optuna.Study, trial: Trial, how: int) -> None:
+    """End a trial in one of the ways there are, or leave it running."""
+    lr = float(trial.params["lr"])
+    for epoch in range(1, how):
+        trial.report(math.nan if how == 5 else lr / epoch, step=epoch)
+    match how:
+        case 0:
+            study.tell(trial, state=TrialState.FAIL)
+        case 1 | 2 | 3 | 5:
+            study.tell(trial, state=TrialState.PRUNED)
+        case 4:
+            pass
+        case _:
+            study.tell(trial, round(lr, 3))  # several are equal
+
+
+@pytest.mark.parametrize("table", [{}, {"group": False}, {"constant_liar": False}, {"multivariate": False}])
+@pytest.mark.parametrize("objective", ["bce", "macro_f1"])
+def test_ours_draws_what_optunas_tpe_draws_from_the_same_trials(table: dict[str, bool], objective: str) -> None:
+    table = {"group": False, **table} if "multivariate" in table else table
+    declaration = declared(sampler={"name": "tpe", **table}, objective=objective)
+    study = optuna.create_study(direction=OBJECTIVES[declaration.objective], pruner=pruner(declaration))
+    rng = np.random.default_rng(0)
+    before, late = sampler(declaration, 0), []
+    for number in range(60):
+        ours = before = sampler(declaration, number, earlier=before)
+        options: dict[str, Any] = {"multivariate": True, "group": True, "constant_liar": True, **table}
+        theirs = optuna.samplers.TPESampler(**options)
+        theirs._rng.rng.set_state(ours._rng.rng.get_state())  # type: ignore[attr-defined]
+        theirs._random_sampler = copy.deepcopy(ours._random_sampler)  # type: ignore[attr-defined]
+        drawn, trials = [], []
+        for one in (theirs, ours):
+            study.sampler = one
+            trials.append(study.ask())
+            drawn.append(suggest(trials[-1], declaration))
+            if one is theirs:  # as if it had never been: neither finished nor running
+                study.tell(trials[-1], state=TrialState.FAIL)
+        assert drawn[0] == drawn[1], number
+        assert trials[0].relative_params == trials[1].relative_params
+        late.append((trials[1], int(rng.integers(8))))
+        while len(late) > 3:  # they finish in another order than they began
+            ended(study, *late.pop(int(rng.integers(len(late)))))
 
 
 def test_a_seed_beyond_32_bits_makes_every_sampler() -> None:

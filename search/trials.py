@@ -1,0 +1,213 @@
+"""Optuna's storage with fewer and smaller statements: trials read without the ORM, writes gathered in one transaction.
+
+What is read and written is what RDBStorage would. Not here: URLs, connections, retries (storage.py); our own tables
+(tables.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
+from optuna.distributions import distribution_to_json as spelled
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import ColumnElement, Table, false, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+_FEW: Final = 500  # trials that a statement names one by one
+_TRIALS: Final[Table] = models.TrialModel.__table__
+_PARAMS: Final[Table] = models.TrialParamModel.__table__
+_VALUES: Final[Table] = models.TrialValueModel.__table__
+_REPORTS: Final[Table] = models.TrialIntermediateValueModel.__table__
+_USER: Final[Table] = models.TrialUserAttributeModel.__table__
+_SYSTEM: Final[Table] = models.TrialSystemAttributeModel.__table__
+_STUDY: Final[Table] = models.StudySystemAttributeModel.__table__
+_KEYS: Final = {  # what makes a row unique; a parameter that is there stays as it is, as in Optuna
+    _PARAMS: ("trial_id", "param_name"),
+    _REPORTS: ("trial_id", "step"),
+    _USER: ("trial_id", "key"),
+    _SYSTEM: ("trial_id", "key"),
+    _STUDY: ("study_id", "key"),
+}
+
+_Rows = list[tuple[Table, dict[str, Any]]]
+
+
+class Trials(RDBStorage):
+    """RDBStorage, quicker."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        self._held: _Rows | None = None  # what waits to be written
+        super().__init__(url, engine_kwargs=engine_kwargs, skip_table_creation=True)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:  # noqa: D102 - as in RDBStorage
+        with _create_scoped_session(self.scoped_session) as session:
+            found = _read(session, _TRIALS.c.trial_id == trial_id)
+        if not found:
+            raise KeyError(models.NOT_FOUND_MSG)
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        again = {number for number in included_trial_ids if number <= trial_id_greater_than}
+        if states is not None or len(again) > _FEW:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        new = _TRIALS.c.trial_id > trial_id_greater_than
+        with _create_scoped_session(self.scoped_session) as session:
+            found = _read(
+                session,
+                (_TRIALS.c.study_id == study_id) & (or_(new, _TRIALS.c.trial_id.in_(sorted(again))) if again else new),
+            )
+            if not found:
+                models.StudyModel.find_or_raise_by_id(study_id, session)
+        return found
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:  # noqa: D102
+        number, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
+        row = {"step": step, "intermediate_value": number, "intermediate_value_type": kind}
+        self._put(_REPORTS, {"trial_id": trial_id, **row})
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:  # noqa: ANN401, D102
+        self._put(_USER, {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:  # noqa: ANN401, D102
+        self._put(_SYSTEM, {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)})
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ANN401, D102
+        self._put(_STUDY, {"study_id": study_id, "key": key, "value_json": json.dumps(value)})
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        if previous_distribution is None:  # this process has not met the parameter yet
+            super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
+            return
+        check_distribution_compatibility(previous_distribution, distribution)
+        row = {"param_name": param_name, "param_value": param_value_internal}
+        self._put(_PARAMS, {"trial_id": trial_id, **row, "distribution_json": spelled(distribution)})
+
+    def _put(self, table: Table, row: dict[str, Any]) -> None:
+        if self._held is None:
+            self._write([(table, row)])
+        else:
+            self._held.append((table, row))
+
+    def _write(self, rows: _Rows) -> None:
+        by_table: dict[Table, list[dict[str, Any]]] = defaultdict(list)
+        for table, row in rows:
+            by_table[table].append(row)
+        with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
+            for trial_id in {row["trial_id"] for table, row in rows if table is not _STUDY}:
+                state = session.execute(select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)).scalar()
+                if state is None:
+                    raise KeyError(models.NOT_FOUND_MSG)
+                self.check_trial_is_updatable(trial_id, state)
+            for table, several in by_table.items():
+                _upsert(session, table, several)
+
+
+@contextmanager
+def held(storage: RDBStorage) -> Iterator[_Rows]:
+    """Hold back what a trial or study is given in this block: parameters, attributes, reports; reads do not see it.
+
+    Yields
+    ------
+    list
+        For `write`, after the block.
+    """
+    if not isinstance(storage, Trials):
+        raise TypeError(f"{type(storage).__name__} cannot hold anything back")
+    rows: _Rows = []
+    storage._held = rows
+    try:
+        yield rows
+    finally:
+        storage._held = None
+
+
+def write(storage: RDBStorage, rows: _Rows) -> None:
+    """Write what was held back, in one transaction; may be done twice."""
+    if rows and isinstance(storage, Trials):
+        storage._write(rows)
+
+
+def _upsert(session: Session, table: Table, rows: list[dict[str, Any]]) -> None:
+    name = session.get_bind().dialect.name
+    statement = postgresql.insert(table) if name == "postgresql" else sqlite.insert(table)
+    keys = _KEYS[table]
+    if table is _PARAMS:
+        statement = statement.on_conflict_do_nothing(index_elements=keys)
+    else:
+        changed = {key: statement.excluded[key] for key in rows[0] if key not in keys}
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
+    session.execute(statement, rows)
+
+
+def _read(session: Session, where: ColumnElement[bool]) -> list[FrozenTrial]:
+    columns = (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state, _TRIALS.c.datetime_start)
+    found = session.execute(select(*columns, _TRIALS.c.datetime_complete).where(where)).all()
+    # After the trials, so that of a finished one everything is there.
+    ids = [row[0] for row in found]
+    of = ids if len(ids) <= _FEW else select(_TRIALS.c.trial_id).where(where)
+
+    def details(table: Table, *names: str, by: str | None = None) -> dict[int, list[Any]]:
+        statement = select(table.c.trial_id, *(table.c[name] for name in names)).where(
+            table.c.trial_id.in_(of) if ids else false()
+        )
+        gathered: dict[int, list[Any]] = defaultdict(list)
+        for row in session.execute(statement.order_by(table.c[by]) if by else statement):
+            gathered[row[0]].append(row)
+        return gathered
+
+    params = details(_PARAMS, "param_name", "param_value", "distribution_json", by="param_id")
+    values = details(_VALUES, "value", "value_type", by="objective")
+    reports = details(_REPORTS, "step", "intermediate_value", "intermediate_value_type")
+    user, system = (details(table, "key", "value_json") for table in (_USER, _SYSTEM))
+    value = models.TrialValueModel.stored_repr_to_value
+    report = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+    return [
+        FrozenTrial(
+            trial_id=one,
+            number=number,
+            state=state,
+            value=None,
+            values=[value(*row[1:]) for row in values[one]] or None,
+            datetime_start=_local(start),
+            datetime_complete=_local(complete),
+            params={row[1]: _distribution(row[3]).to_external_repr(row[2]) for row in params[one]},
+            distributions={row[1]: _distribution(row[3]) for row in params[one]},
+            user_attrs={row[1]: json.loads(row[2]) for row in user[one]},
+            system_attrs={row[1]: json.loads(row[2]) for row in system[one]},
+            intermediate_values={row[1]: report(*row[2:]) for row in reports[one]},
+        )
+        for one, number, state, start, complete in sorted(found)
+    ]
+
+
+@lru_cache(maxsize=1024)  # ten thousand trials share a dozen; reading one from JSON takes longer than all else
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _local(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
