@@ -8,6 +8,7 @@ among kernels of its own. Not here: the network (model.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, NamedTuple
@@ -20,53 +21,44 @@ from mlc_core.model import Classifier
 LARGEST: Final = 2  # pixels, both sides, of an output; from 4 x 4 on oneDNN's convolutions were faster
 
 
-class Pixel(NamedTuple):
-    """What one output pixel sees, along one axis."""
+class Alike(NamedTuple):
+    """Output pixels that see the same weights, along one axis."""
 
-    inputs: slice
-    weights: slice
-
-
-class Tap(NamedTuple):
-    """Where one of the kernel's weights acts, along one axis."""
-
-    inputs: slice
-    outputs: slice
+    weights: slice  # counted from the first one that is kept
+    outputs: tuple[int, ...]
+    inputs: tuple[slice, ...]  # what each of them sees
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Which pixels and weights meet along one axis.
+    """Which pixels and weights meet, along one axis.
 
     Attributes
     ----------
     kept : slice
         Of the kernel: the weights that meet anything.
-    pixels : tuple of Pixel
-        One an output pixel; its weights are counted from the first one kept.
-    taps : tuple of Tap
-        One a weight kept.
+    side : int
+        Pixels of the output.
+    groups : tuple of Alike
+        Of all output pixels.
     """
 
     kept: slice
-    pixels: tuple[Pixel, ...]
-    taps: tuple[Tap, ...]
+    side: int
+    groups: tuple[Alike, ...]
 
     @classmethod
     def of(cls, size: int, *, kernel: int, stride: int, padding: int) -> Meeting:
         """Find out for a map of so many pixels."""
         starts = [output * stride - padding for output in range((size + 2 * padding - kernel) // stride + 1)]
         kept = slice(max(0, -starts[-1]), min(kernel, size - starts[0]))
-        pixels = []
-        for start in starts:
+        alike: dict[tuple[int, int], list[tuple[int, slice]]] = {}
+        for output, start in enumerate(starts):
             first, last = max(start, 0), min(start + kernel, size)
-            pixels.append(Pixel(slice(first, last), slice(first - start - kept.start, last - start - kept.start)))
-        taps = []
-        for weight in range(kept.start, kept.stop):
-            acts = [output for output, start in enumerate(starts) if 0 <= start + weight < size]
-            first, last = (starts[output] + weight for output in (acts[0], acts[-1]))
-            taps.append(Tap(slice(first, last + 1, stride), slice(acts[0], acts[-1] + 1)))
-        return cls(kept, tuple(pixels), tuple(taps))
+            weights = first - start - kept.start, last - start - kept.start
+            alike.setdefault(weights, []).append((output, slice(first, last)))
+        groups = (Alike(slice(*weights), *zip(*pixels, strict=True)) for weights, pixels in alike.items())
+        return cls(kept, len(starts), tuple(groups))
 
 
 class SmallMapConv2d(nn.Module):
@@ -83,8 +75,8 @@ class SmallMapConv2d(nn.Module):
 
     Attributes
     ----------
-    weight : nn.Parameter, (outputs, inputs, height, width), channels_last
-        What is left of the kernel.
+    weight : nn.Parameter, (height * width * inputs, outputs)
+        What is left of the kernel: its part for one of its pixels is in one piece.
     """
 
     def __init__(self, convolution: nn.Conv2d, size: int) -> None:
@@ -92,10 +84,8 @@ class SmallMapConv2d(nn.Module):
         (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
         padding = convolution.padding[0]
         assert isinstance(padding, int)  # noqa: S101 - a text, such as "same", only where somebody asks for one
-        self._meeting = Meeting.of(size, kernel=kernel, stride=stride, padding=padding)
-        self._kernel, self._kept = kernel, self._meeting.kept
-        kept = convolution.weight.detach()[..., self._kept, self._kept]
-        self.weight = nn.Parameter(kept.clone(memory_format=torch.channels_last))
+        self._kernel, self._meeting = kernel, Meeting.of(size, kernel=kernel, stride=stride, padding=padding)
+        self.weight = nn.Parameter(self._narrowed(convolution.weight.detach()))
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, inputs, size, size) -> (n, outputs, height, width), channels_last, in the precision of autocast."""
@@ -104,49 +94,68 @@ class SmallMapConv2d(nn.Module):
         result: Tensor = _Product.apply(images.to(dtype), self.weight, self._meeting)
         return result
 
+    def _narrowed(self, whole: Tensor) -> Tensor:
+        kept = self._meeting.kept
+        return whole[..., kept, kept].permute(2, 3, 1, 0).flatten(0, 2).clone(memory_format=torch.contiguous_format)
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        kept = destination[f"{prefix}weight"]
-        whole = kept.new_zeros(*kept.shape[:2], self._kernel, self._kernel)
-        whole[..., self._kept, self._kept] = kept
-        destination[f"{prefix}weight"] = whole
+        key, kept, side = f"{prefix}weight", self._meeting.kept, self._meeting.kept.stop - self._meeting.kept.start
+        ours = destination[key].unflatten(0, (side, side, -1)).permute(3, 2, 0, 1)
+        destination[key] = ours.new_zeros(*ours.shape[:2], self._kernel, self._kernel)
+        destination[key][..., kept, kept] = ours
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
         key = f"{prefix}weight"
         if key in state_dict:
-            state_dict[key] = state_dict[key][..., self._kept, self._kept]
+            state_dict[key] = self._narrowed(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class _Product(torch.autograd.Function):
-    """Forward one matrix product an output pixel, backward also one a weight of the kernel."""
+    """One matrix product for all output pixels that see the same weights."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, meeting: Meeting) -> Tensor:  # noqa: ANN401
-        pixels, kernel = images.permute(0, 2, 3, 1), weight.to(images.dtype).permute(0, 2, 3, 1)
-        outputs = images.new_empty(len(images), len(meeting.pixels), len(meeting.pixels), len(kernel))
-        factors = []
-        for (y, row), (x, column) in product(enumerate(meeting.pixels), repeat=2):
-            factors.append(kernel[:, row.weights, column.weights].flatten(1))
-            outputs[:, y, x] = pixels[:, row.inputs, column.inputs].flatten(1) @ factors[-1].t()
-        ctx.save_for_backward(pixels, *factors)
-        ctx.meeting, ctx.kept_in = meeting, weight.dtype
+        pixels, factors = images.permute(0, 2, 3, 1), []
+        kernel = _as_kernel(weight.to(images.dtype), pixels.shape[-1])
+        outputs = pixels.new_empty(len(pixels), meeting.side, meeting.side, weight.shape[1])
+        for rows, columns in product(meeting.groups, repeat=2):
+            seen = [pixels[:, down, right].flatten(1) for down in rows.inputs for right in columns.inputs]
+            met = kernel[rows.weights, columns.weights].flatten(0, 2)
+            factors += [torch.cat(seen), met]
+            told = (factors[-2] @ met).view(len(seen), len(pixels), -1)
+            for (y, x), one in zip(product(rows.outputs, columns.outputs), told, strict=True):
+                outputs[:, y, x] = one
+        ctx.save_for_backward(*factors)
+        ctx.meeting, ctx.pixels, ctx.weight = meeting, pixels.shape, (weight.shape, weight.dtype)
         return outputs.permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
-        pixels, *factors = ctx.saved_tensors
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor | None, None]:  # noqa: ANN401
         meeting: Meeting = ctx.meeting
-        slopes, of_pixels = slope.permute(0, 2, 3, 1), torch.zeros_like(pixels)
-        for ((y, row), (x, column)), factor in zip(product(enumerate(meeting.pixels), repeat=2), factors, strict=True):
-            seen = of_pixels[:, row.inputs, column.inputs]
-            seen += (slopes[:, y, x] @ factor).view(seen.shape)
-        taps, outputs, inputs = len(meeting.taps), slopes.shape[-1], pixels.shape[-1]
-        of_weight = pixels.new_empty(outputs, taps, taps, inputs, dtype=ctx.kept_in)
-        for (y, down), (x, right) in product(enumerate(meeting.taps), repeat=2):
-            acts = slopes[:, down.outputs, right.outputs].reshape(-1, outputs)
-            of_weight[:, y, x] = acts.t() @ pixels[:, down.inputs, right.inputs].reshape(-1, inputs)
-        return of_pixels.permute(0, 3, 1, 2), of_weight.permute(0, 3, 1, 2), None
+        slopes, factors, (shape, dtype) = slope.permute(0, 2, 3, 1), iter(ctx.saved_tensors), ctx.weight
+        of_pixels = slope.new_zeros(ctx.pixels)
+        of_weight = torch.zeros(shape, dtype=dtype, device=slope.device) if len(meeting.groups) > 1 else None
+        for rows, columns in product(meeting.groups, repeat=2):
+            seen, met = next(factors), next(factors)
+            here = torch.cat([slopes[:, y, x] for y, x in product(rows.outputs, columns.outputs)])
+            if of_weight is None:
+                of_weight = (seen.t() @ here).to(dtype)
+            else:
+                window = _as_kernel(of_weight, ctx.pixels[-1])[rows.weights, columns.weights]
+                window += (seen.t() @ here).view(window.shape)
+            each = (here @ met.t()).view(-1, len(slopes), met.shape[0])
+            for (down, right), one in zip(product(rows.inputs, columns.inputs), each, strict=True):
+                there = of_pixels[:, down, right]
+                there += one.view(there.shape)
+        return of_pixels.permute(0, 3, 1, 2), of_weight, None
+
+
+def _as_kernel(weight: Tensor, inputs: int) -> Tensor:
+    """See (height * width * inputs, outputs) as (height, width, inputs, outputs); the kernel is square."""
+    side = math.isqrt(len(weight) // inputs)
+    return weight.view(side, side, inputs, -1)
 
 
 def fit_to(model: Classifier, size: int) -> None:
