@@ -64,7 +64,10 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.data.readers import FORMATS as FORMATS
     from mlc_core.data.store import OnProgress as OnProgress
     from mlc_core.device import Compute as Compute
+    from mlc_core.device import Shape as Shape
     from mlc_core.device import choose as choose
+    from mlc_core.device import gpus as gpus
+    from mlc_core.device import hardware as hardware
     from mlc_core.ensemble import blend as blend
     from mlc_core.ensemble import select as select
     from mlc_core.evaluation import Average as Average
@@ -79,6 +82,9 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.export import Part as Part
     from mlc_core.export import save_model as save_model
     from mlc_core.machine import processors as processors
+    from mlc_core.measured import keep as keep
+    from mlc_core.measured import recall as recall
+    from mlc_core.memory import free_memory as free_memory
     from mlc_core.onnx_model import write_onnx as write_onnx
     from mlc_core.onnx_model import write_torch_export as write_torch_export
     from mlc_core.predict import Member as Member
@@ -153,6 +159,7 @@ __all__ = [
     "Scheduler",
     "SchedulerName",
     "Scores",
+    "Shape",
     "Split",
     "StemName",
     "Step",
@@ -171,9 +178,13 @@ __all__ = [
     "find_images",
     "first_of",
     "fit",
+    "free_memory",
     "from_torch",
+    "gpus",
+    "hardware",
     "heat_maps",
     "infer",
+    "keep",
     "load_dataset",
     "load_model",
     "multilabel_confusion",
@@ -183,6 +194,7 @@ __all__ = [
     "processors",
     "read_data",
     "read_member",
+    "recall",
     "reliability",
     "save_model",
     "score",
@@ -220,6 +232,7 @@ _ON_FIRST_USE: Final = {
     "Problem": "mlc_core.data.listing",
     "SPLITS": "mlc_core.data.listing",
     "Scores": "mlc_core.evaluation",
+    "Shape": "mlc_core.device",
     "Split": "mlc_core.data.dataset",
     "Thresholds": "mlc_core.thresholds",
     "blend": "mlc_core.ensemble",
@@ -231,9 +244,13 @@ _ON_FIRST_USE: Final = {
     "find_images": "mlc_core.shipped",
     "first_of": "mlc_core.data.listing",
     "fit": "mlc_core.training",
+    "free_memory": "mlc_core.memory",
     "from_torch": "mlc_core.data.from_torch",
+    "gpus": "mlc_core.device",
+    "hardware": "mlc_core.device",
     "heat_maps": "mlc_core.explain",
     "infer": "mlc_core.predict",
+    "keep": "mlc_core.measured",
     "load_dataset": "mlc_core.data.load",
     "load_model": "mlc_core.shipped",
     "multilabel_confusion": "mlc_core.evaluation",
@@ -243,6 +260,7 @@ _ON_FIRST_USE: Final = {
     "processors": "mlc_core.machine",
     "read_data": "mlc_core.data.load",
     "read_member": "mlc_core.predict",
+    "recall": "mlc_core.measured",
     "reliability": "mlc_core.evaluation",
     "save_model": "mlc_core.export",
     "score": "mlc_core.evaluation",

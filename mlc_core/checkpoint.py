@@ -22,7 +22,7 @@ from mlc_core.errors import BadCheckpoint
 from mlc_core.params import Value
 from mlc_core.records import BEST, EpochReport
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 _MAGIC: Final = b"MLCFIT01"
 _DIGEST: Final = 32  # bytes of SHA-256
 
@@ -52,6 +52,7 @@ class State:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
+    scaler: dict[str, Any]  # of the loss; empty but in fp16
     average: dict[str, Any]  # empty where no weights are averaged
 
 
@@ -62,6 +63,7 @@ def write(folder: Path, identity: Identity, state: State) -> None:
         "weights": state.weights,
         "optimizer": state.optimizer,
         "scheduler": state.scheduler,
+        "scaler": state.scaler,
         "average": state.average,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,7 @@ def read(folder: Path, identity: Identity, *, device: torch.device) -> State | N
         weights=saved["weights"],
         optimizer=saved["optimizer"],
         scheduler=saved["scheduler"],
+        scaler=saved["scaler"],
         average=saved["average"],
     )
 

@@ -21,7 +21,7 @@ from mlc_core.cache import cache_dir, write_atomically
 from mlc_core.data.dataset import Dataset, Split, Uint8
 from mlc_core.data.listing import SPLITS
 from mlc_core.data.load import Loaded
-from mlc_core.device import Compute, choose, computing
+from mlc_core.device import Compute, Shape, choose, computing
 from mlc_core.errors import BadData
 from mlc_core.params import EPOCHS, Params, whole
 from mlc_core.predict import Predictor, infer, read_member
@@ -149,7 +149,7 @@ def out_of_fold(
             f"{different} different images are too few for {folds} folds; {LEAST * folds} are the least. Add images, "
             "or ask for fewer folds."
         )
-    compute = choose()
+    compute = choose(shape=Shape.of(params))
     home = _home(images, params, compute, folds=folds, epochs=epochs, seed=seed)
     part = deal(images.labels, images.groups, folds, seed=seed)
     probabilities = np.empty(images.labels.shape)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
+from torch.amp import GradScaler
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -24,7 +25,7 @@ from mlc_core.data.batches import Images
 from mlc_core.data.dataset import Dataset
 from mlc_core.data.digits import digits
 from mlc_core.data.sampling import Sampling
-from mlc_core.device import Compute, autocast, choose, computing
+from mlc_core.device import Compute, Shape, autocast, choose, computing, loss_scaler
 from mlc_core.errors import BadData, Diverged
 from mlc_core.loss import Loss, bce, training_loss
 from mlc_core.metrics import macro_f1, mean_average_precision
@@ -37,7 +38,7 @@ from mlc_core.seeds import Stream, stream_seed
 log = logging.getLogger(__name__)
 
 RUNAWAY: Final = 10 * math.log(2)  # nats of BCE, whatever loss trains; ten times those of a coin's guess
-EVAL_BATCH: Final = 500  # images
+EVAL_BATCH: Final = 250  # images; with more, their maps leave the processor's caches
 
 
 def fit(
@@ -97,7 +98,7 @@ def fit(
     dataset = digits() if data is None else data
     if not isinstance(dataset, Dataset):
         raise BadData(f"data: {dataset!r} is not a Dataset. Make one with load_dataset(path) or from_torch(...).")
-    compute = choose(device=device, precision=precision, threads=threads)
+    compute = choose(device=device, precision=precision, threads=threads, shape=Shape.of(chosen))
     cuda = [torch.device(compute.device)] if compute.device.startswith("cuda") else []
     reports: list[EpochReport] = []
     folder = None if checkpoint is None else Path(checkpoint)
@@ -145,7 +146,7 @@ def _epochs(
         start_from(model, params.weights, backbone=params.backbone)
     if device.type == "cpu":
         small_maps.fit_to(model, params.image_size)
-    learner = _Learner.of(params, model.to(device))
+    learner = _Learner.of(params, model.to(device), compute)
     best, reports = checkpoints.Best(checkpoint), () if state is None else state.reports
     if state is not None:
         learner.load(state)
@@ -192,14 +193,15 @@ class _Learner:
     weights: optimize.Weights
     optimizer: Optimizer
     scheduler: LRScheduler
+    scaler: GradScaler
     average: optimize.Average | None
 
     @classmethod
-    def of(cls, params: Params, model: Classifier) -> _Learner:
+    def of(cls, params: Params, model: Classifier, compute: Compute) -> _Learner:
         weights = optimize.Weights(model)
         optimizer = optimize.optimizer(params, [weights.flat])
         average = optimize.Average(weights, params.ema) if params.ema else None
-        return cls(weights, optimizer, optimize.scheduler(params, optimizer), average)
+        return cls(weights, optimizer, optimize.scheduler(params, optimizer), loss_scaler(compute), average)
 
     @property
     def judged(self) -> Classifier:
@@ -212,6 +214,7 @@ class _Learner:
             weights=self.weights.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scheduler=self.scheduler.state_dict(),
+            scaler=self.scaler.state_dict(),
             average={} if self.average is None else self.average.state_dict(),
         )
 
@@ -219,6 +222,7 @@ class _Learner:
         self.weights.load_state_dict(state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         self.scheduler.load_state_dict(state.scheduler)
+        self.scaler.load_state_dict(state.scaler)
         if self.average is not None:
             self.average.load_state_dict(state.average)
 
@@ -256,7 +260,7 @@ def _train(
     rare = torch.from_numpy(sampling.rare)
     totals = torch.zeros(2, dtype=torch.float64, device=images.device)
     seen = 0
-    weights, average = learner.weights, learner.average
+    weights, scaler, average = learner.weights, learner.scaler, learner.average
     weights.model.train()
     for index in torch.split(order, params.batch_size):
         if len(index) == 1:
@@ -266,8 +270,9 @@ def _train(
         with autocast(compute):
             logits = weights.model(batch)
         loss = loss_of(logits, labels)
-        weights.differentiate(loss)
-        learner.optimizer.step()
+        weights.differentiate(scaler.scale(loss))
+        scaler.step(learner.optimizer)
+        scaler.update()
         if average is not None:
             average.update()
         # Stays on the device: reading it would wait for the step.

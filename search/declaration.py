@@ -58,11 +58,11 @@ Domain = Choice | Range
 _WHOLE: Final = {  # key at the top: default, smallest, largest
     "epochs": (EPOCHS, 1, 100_000),
     "seed": (0, 0, 2**63 - 1),
-    "threads": (1, 1, 1024),
     "retries": (2, 0, 100),
     "keep": (5, 1, 10_000),
     "keep_mb": (2_000, 1, 100_000_000),
 }
+_THREADS: Final = (1, 1, 1024)  # as above, or "auto"
 _NAME: Final = r"\w[\w .-]{0,199}"
 _TABLES: Final = ("sampler", "pruner", "space", "fixed")
 
@@ -75,7 +75,7 @@ class Declaration:
     epochs: int  # full length of a trial
     objective: Objective  # what the search is about, measured on the validation split
     seed: int
-    threads: int  # CPU threads of one trial
+    threads: int | None  # CPU threads of one trial; None: "auto", as the first run measures
     retries: int  # of a trial that failed or was lost
     keep: int  # how many of the best trials keep their weights
     keep_mb: int  # at most, of all of them together, megabytes; the very best is kept in any case
@@ -97,6 +97,7 @@ class Declaration:
             "name": self.name,
             "objective": self.objective,
             **{key: getattr(self, key) for key in _WHOLE},
+            "threads": "auto" if self.threads is None else self.threads,
             "sampler": {"name": _name_of(self.sampler, SAMPLERS), **asdict(self.sampler)},
             "pruner": {"name": _name_of(self.pruner, PRUNERS), **asdict(self.pruner)},
             "space": space,
@@ -146,7 +147,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     BadDeclaration
         Naming the key, the value and what is allowed.
     """
-    _known(table, ("name", "objective", *_WHOLE, *_TABLES), where=where, prefix="")
+    _known(table, ("name", "objective", *_WHOLE, "threads", *_TABLES), where=where, prefix="")
     for key in _TABLES:
         if not isinstance(table.get(key, {}), Mapping):
             raise BadDeclaration(where, key, f"{table[key]!r} is not a table: write [{key}].")
@@ -177,6 +178,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     return Declaration(
         name=called,
         objective=objective,
+        threads=_threads(table, where=where),
         sampler=sampler,
         pruner=pruner,
         space=space,
@@ -293,6 +295,16 @@ def _domain_table(domain: Domain) -> object:
             return {"low": domain.low, "high": domain.high, "log": domain.log}
         case Range():
             return asdict(domain)
+
+
+def _threads(table: Table, *, where: str) -> int | None:
+    default, low, high = _THREADS
+    written = table.get("threads", default)
+    if isinstance(written, str):
+        if written != "auto":
+            raise BadDeclaration(where, "threads", f"{written!r} is not auto or a whole number from {low} to {high}.")
+        return None
+    return cast("int", _number(written, whole=True, low=low, high=high, where=where, key="threads"))
 
 
 def _named(table: Table, kinds: Mapping[str, type[Any]], default: str, *, where: str, key: str) -> object:

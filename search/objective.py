@@ -16,6 +16,7 @@ from optuna.trial import Trial
 
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, OnEpoch, Params, Stream, choose, fit, stream_seed
 from search.artifacts import checkpoint_folder
+from search.layout import shape_of
 from search.ledger import Claim, ask
 from search.notes import leave
 from search.signals import Stop
@@ -31,6 +32,7 @@ from search.study import (
     PRECISION,
     REPEATS,
     SECONDS,
+    THREADS,
     Study,
     fit_spec,
 )
@@ -68,7 +70,7 @@ def run_trial(
 
     Parameters
     ----------
-    precision : "fp32" or "bf16"
+    precision : str
         The study's, see `study_precision`.
     root : Path
         The artifact folder.
@@ -97,7 +99,7 @@ def run_trial(
                 epochs=spec["epochs"],
                 precision=precision,
                 objective=study.declaration.objective,
-                threads=study.declaration.threads,
+                threads=study.threads,
                 on_epoch=reporter,
                 checkpoint=checkpoint,
             )
@@ -140,15 +142,23 @@ def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[st
         seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
         spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
         trial.set_user_attr(FIT, spec)
-        trial.set_user_attr(COMPUTE, {"precision": precision, "threads": study.declaration.threads})
+        trial.set_user_attr(COMPUTE, {"precision": precision, "threads": study.threads})
     patiently(study.storage, lambda: write(study.storage, rows))
     return trial, spec, replay
 
 
 def study_precision(study: Study) -> str:
-    """Read the precision in which all trials of the study compute; the first to ask measures it."""
-    known = study.optuna.user_attrs.get(PRECISION)
-    return known or study.ledger.remember(PRECISION, choose(threads=study.declaration.threads).precision)
+    """Read the precision in which all trials of the study compute; the first to ask measures it.
+
+    A worker that somebody starts before any run has settled the threads settles them at one: it has nothing to tell how
+    many others there will be beside it.
+    """
+    if study.declaration.threads is None:
+        study.ledger.remember(THREADS, "1")
+    if (known := study.optuna.user_attrs.get(PRECISION)) is not None:
+        return str(known)
+    measured = choose(threads=study.threads, shape=shape_of(study.declaration))
+    return study.ledger.remember(PRECISION, measured.precision)
 
 
 class Reporter(OnEpoch):

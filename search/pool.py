@@ -5,7 +5,6 @@ Not here: what a worker does (worker.py); what is drawn meanwhile (progress.py).
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from mlc_core import gpus
 from search.data import Source
 from search.errors import SearchError
+from search.layout import environment
 from search.signals import Stop
 from search.storage import VARIABLE
 from search.study import Study
@@ -40,6 +41,7 @@ class _Child:
     name: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    place: int  # among those that work at once
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Pool:
     source: Source | None = None
     _children: list[_Child] = field(default_factory=list)
     _deaths: int = 0
+    _gpus: tuple[str, ...] = field(default_factory=gpus)
 
     def run(self, workers: int, *, stop: Stop, watch: Watch, seconds: float | None = None) -> bool:
         """Work on the budget until it is done, the stop is asked, or the time is up.
@@ -84,8 +87,8 @@ class Pool:
         """
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
         try:
-            for _ in range(workers if not stop.asked else 0):
-                self._start()
+            for place in range(workers if not stop.asked else 0):
+                self._start(place)
             while self._busy(workers) and not stop.asked and time.monotonic() < deadline:
                 watch()
                 stop.wait(POLL_SECONDS)
@@ -97,7 +100,7 @@ class Pool:
     def _busy(self, workers: int) -> bool:
         return bool(self._children) if workers else not self.study.ledger.remaining(self.budget_id).closed
 
-    def _start(self) -> None:
+    def _start(self, place: int) -> None:
         name = worker_name()
         log = tempfile.TemporaryFile(prefix="mlc-worker-")  # noqa: SIM115 - closed when the worker has ended
         command = [sys.executable, "-P", "-m", "search.worker", self.study.name]
@@ -106,16 +109,15 @@ class Pool:
             command += ["--data", str(self.source.path), "--format", self.source.format]
             command += ["--skip-bad"] * self.source.skip_bad
             command += ["--corrections", str(self.source.corrections)] if self.source.corrections else []
-        threads = str(self.study.declaration.threads)
         process = subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
             command,
             stdin=subprocess.PIPE,  # its closing tells the worker that we are gone
             stdout=log,
             stderr=log,
-            env={**os.environ, VARIABLE: self.storage_url, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env={**environment(self.study.threads, place, self._gpus), VARIABLE: self.storage_url},
             start_new_session=True,  # Ctrl-C reaches us alone, and we say it to them
         )
-        self._children.append(_Child(name, process, log))
+        self._children.append(_Child(name, process, log, place))
 
     def _look(self) -> None:
         """Take note of workers that ended; replace those that died."""
@@ -130,7 +132,7 @@ class Pool:
             self._deaths += 1
             if code > 0 or self._deaths > DEATHS:  # by its own decision: another would decide alike
                 raise WorkersDied(said or f"A worker ended with exit code {code} and said nothing.")
-            self._start()
+            self._start(child.place)
 
     def _bury(self, child: _Child) -> str:
         self._children.remove(child)

@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JS
 IDENTITY: Final = "mlc:id"  # study attribute: names the study's files; another study of this name has another
 DATA: Final = "mlc:data"  # study attribute: where its data came from, their fingerprint and splits, as JSON
 PRECISION: Final = "mlc:precision"  # study attribute: what the first worker's measurement chose for all
+THREADS: Final = "mlc:threads"  # study attribute: CPU threads of a trial, where the declaration leaves them open
 CONFIRMS: Final = "mlc:confirms"  # study attribute: the study whose best trials this one repeats; it has no search
 PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
 REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
@@ -45,7 +46,7 @@ DIVERGED: Final = "diverged"  # trial attribute: why the loss could not be used
 class Study:
     """One open study."""
 
-    declaration: Declaration
+    declaration: Declaration  # with the threads that were settled until it was opened
     identity: str
     storage: RDBStorage
     optuna: optuna.Study
@@ -55,6 +56,11 @@ class Study:
     def name(self) -> str:
         """Its name in the database."""
         return str(self.optuna.study_name)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a trial: as declared, else as remembered; KeyError before anybody settled them."""
+        return self.declaration.threads or int(self.optuna.user_attrs[THREADS])
 
 
 @contextmanager
@@ -203,6 +209,12 @@ def _open(
     declared = declarations.from_table(json.loads(text), where=f"study {name!r}")
     if isinstance(wanted, str):
         wanted = declarations.from_table({**declared.to_table(), **overrides}, where="the command line")
+    if declared.threads is None:
+        # Settled once: by a measurement, or by a declaration that names them, as that of a confirmation does.
+        known = ledger.remember(THREADS, str(wanted.threads)) if create and wanted.threads else None
+        known = known or storage.get_study_user_attrs(study_id).get(THREADS)
+        declared = replace(declared, threads=int(known)) if known else declared
+        wanted = replace(wanted, threads=wanted.threads or declared.threads)
     if changes := declarations.differences(declared, wanted):
         raise StudyChanged(name, changes)
     study = optuna.load_study(study_name=name, storage=cached, pruner=pruner(declared))

@@ -9,7 +9,7 @@ import typer
 from search.cli import options
 from search.cli.data import data_of
 from search.cli.printing import error_console, show, show_json, talk
-from search.cli.run import INTERRUPTED, default_workers
+from search.cli.run import INTERRUPTED
 
 
 def register(app: typer.Typer) -> None:
@@ -22,9 +22,9 @@ def confirm(
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many of the best trials.")] = 5,
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=1000, help="How many fresh seeds each.")] = 3,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=0, max=256, help="As of run. 0: workers elsewhere do it.", show_default=False),
-    ] = None,
+        str,
+        typer.Option("--workers", metavar="N|auto", help="As of run. 0: workers elsewhere do it."),
+    ] = "auto",
     study: options.Study = "default",
     storage: options.Storage = None,
     artifacts: options.Artifacts = None,
@@ -40,9 +40,11 @@ def confirm(
 
     Example: mlc-search confirm --top 5 --seeds 3
     """
+    asked = options.workers(workers)
     from search.artifacts import artifacts_folder, sweep
     from search.confirm import enqueue_repetitions, open_confirmation, verdicts
     from search.drawing import confirmation_table, confirmation_words
+    from search.layout import settle
     from search.pool import Pool
     from search.progress import Progress
     from search.signals import Interrupted, Stop
@@ -57,14 +59,14 @@ def confirm(
         root = artifacts_folder(artifacts, url)
         sweep(root, repeated)
         left = enqueue_repetitions(opened, repeated, top=top, seeds=seeds)
-        count = default_workers(opened.declaration.threads) if workers is None else workers
         if left:
-            if count:
-                try:
+            try:
+                if asked != 0:
                     data_of(repeated, source, root, stop)
-                except Interrupted:
-                    talk("Stopped while images were decoded. The same command goes on where it was.")
-                    raise typer.Exit(INTERRUPTED) from None
+                count = settle(repeated, workers=asked, stop=stop, say=talk)
+            except Interrupted:
+                talk("Stopped before the first repetition. The same command goes on where it was.")
+                raise typer.Exit(INTERRUPTED) from None
             budget_id = repeated.ledger.open_budget(left)
             with Progress(repeated, budget_id, error_console()) as drawn:
                 Pool(repeated, url, root, budget_id, source).run(count, stop=stop, watch=drawn.watch)

@@ -35,7 +35,7 @@ def fit(
     epochs: options.Epochs = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="By default 0.", show_default=False)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, tf32, bf16 or fp16.")] = "auto",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.", show_default=False)
     ] = None,

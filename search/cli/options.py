@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:  # Optuna costs --help a second
     from search.data import Source
 
+MOST_WORKERS: Final = 256  # that one may ask for
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Study = Annotated[
@@ -44,6 +45,7 @@ Epochs = Annotated[
         "--epochs", min=1, max=100_000, help="Full length of a trial; by default the study's.", show_default=False
     ),
 ]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="By default the study's.", show_default=False)]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -72,6 +74,15 @@ Corrections = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def workers(text: str) -> int | None:
+    """Read ``auto``, which is None, or a number of processes."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MOST_WORKERS:
+        raise typer.BadParameter(f"{text!r} is not auto or a whole number from 0 to {MOST_WORKERS}.")
+    return int(text)
 
 
 def numbers(text: str | None) -> list[int] | None:

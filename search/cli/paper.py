@@ -26,6 +26,7 @@ def enqueue_paper_trials(
     study: options.Study = "default",
     storage: options.Storage = None,
     epochs: options.Epochs = None,
+    seed: options.Seed = None,
     as_json: options.Json = False,
 ) -> None:
     """Put the five documented trials in front of the queue; twice adds nothing.
@@ -42,7 +43,7 @@ def enqueue_paper_trials(
     if strangers := [number for number in chosen or [] if number not in known]:
         raise typer.BadParameter(f"--only {strangers[0]}: the document has trials {', '.join(map(str, known))}.")
     trials = [known[number] for number in dict.fromkeys(chosen or known)]
-    with open_study(study, storage, overrides=options.overrides(epochs=epochs), create=True) as opened:
+    with open_study(study, storage, overrides=options.overrides(epochs=epochs, seed=seed), create=True) as opened:
         added = enqueue_paper(opened, trials)
         name = opened.name
     if as_json:

@@ -58,7 +58,7 @@ def pretrain(
         str, typer.Option("--start", metavar="none|imagenet|FILE", help="What the backbone starts from.")
     ] = "none",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, tf32, bf16 or fp16.")] = "auto",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.", show_default=False)
     ] = None,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # these import Optuna, which costs --help a second
     from search.study import Study
 
 INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells use it
-MOST_WORKERS = 4  # by default: further ones know too little of each other's trials to be worth their while
 
 
 def register(app: typer.Typer) -> None:
@@ -32,16 +31,15 @@ def run(
     *,
     trials: Annotated[int, typer.Option("--trials", min=1, help="How many more trials are to finish.")] = 50,
     workers: Annotated[
-        int | None,
+        str,
         typer.Option(
             "--workers",
-            min=0,
-            max=256,
-            help="Processes on this machine; by default one for each CPU thread that a trial takes, at most "
-            f"{MOST_WORKERS}. 0: only ask for the trials and watch what workers elsewhere do.",
-            show_default=False,
+            metavar="N|auto",
+            help="Processes on this machine. auto: what reaches most together, measured once, as far as memory goes; "
+            "with a study whose threads are auto, the threads of each as well. 0: only ask for the trials and watch "
+            "what workers elsewhere do.",
         ),
-    ] = None,
+    ] = "auto",
     study: options.Study = "default",
     storage: options.Storage = None,
     artifacts: options.Artifacts = None,
@@ -54,9 +52,7 @@ def run(
         str | None,
         typer.Option("--timeout", metavar="TIME", help="Stop after 90 (seconds), 15m or 2h.", show_default=False),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="By default the study's.", show_default=False)
-    ] = None,
+    seed: options.Seed = None,
     as_json: options.Json = False,
 ) -> None:
     """Search: run trials until that many more have finished, then show the best.
@@ -68,8 +64,9 @@ def run(
 
     Example: mlc-search run --trials 50 --data photos/labels.csv
     """
-    seconds = options.seconds(timeout)
+    seconds, asked = options.seconds(timeout), options.workers(workers)
     from search.artifacts import artifacts_folder, sweep
+    from search.layout import settle
     from search.signals import Interrupted, Stop
     from search.storage import resolve_url
     from search.study import open_study
@@ -81,13 +78,17 @@ def run(
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
-        count = default_workers(opened.declaration.threads) if workers is None else workers
-        if count or source:  # else only workers elsewhere need the data
-            try:
+        try:
+            if asked != 0 or source:  # else only workers elsewhere need the data
                 data_of(opened, source, root, stop)
-            except Interrupted:
-                talk("Stopped while images were decoded. The same command goes on where it was.")
-                raise typer.Exit(INTERRUPTED) from None
+        except Interrupted:
+            talk("Stopped while images were decoded. The same command goes on where it was.")
+            raise typer.Exit(INTERRUPTED) from None
+        try:
+            count = settle(opened, workers=asked, stop=stop, say=talk)
+        except Interrupted:
+            talk("Stopped before the first trial. The same command starts again.")
+            raise typer.Exit(INTERRUPTED) from None
         progress, timed_out = _search(
             opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source
         )
@@ -99,7 +100,7 @@ def run(
     if count == 0:
         talk("Workers elsewhere go on: see mlc-search status.")
     else:
-        left = ("--trials", progress.asked - progress.finished, "--workers", workers)
+        left = ("--trials", progress.asked - progress.finished, "--workers", asked)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
         about = (
             "--data",
@@ -201,10 +202,3 @@ def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
         best_line(leaders[0]),
         params_table(leaders[0], study.declaration.fixed),
     )
-
-
-def default_workers(threads: int) -> int:
-    """Choose how many processes, for trials of so many threads."""
-    from mlc_core import processors
-
-    return max(1, min(MOST_WORKERS, processors() // threads))

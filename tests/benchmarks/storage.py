@@ -58,7 +58,7 @@ from search.signals import Stop
 from search.space import suggest
 from search.storage import resolve_url
 from search.strategy import pruner
-from search.study import COMPUTE, FIT, METRICS, SECONDS, Study, fit_spec, open_study
+from search.study import COMPUTE, FIT, METRICS, SECONDS, THREADS, Study, fit_spec, open_study
 from search.tables import CLAIMS
 
 NAME: Final = "default"
@@ -348,6 +348,7 @@ def servers(databases: Sequence[str]) -> Iterator[dict[str, Callable[[int], str]
 def fill(url: str, present: int) -> None:
     """Start the default study, with a budget for more trials than will come, and so many finished ones in it."""
     with open_study(NAME, url, create=True) as study:
+        study.ledger.remember(THREADS, "1")  # nothing is trained, so nothing needs to be measured
         study.ledger.open_budget(10**9)
         rng = np.random.default_rng(0)
         rows: dict[Table, list[dict[str, Any]]] = defaultdict(list)

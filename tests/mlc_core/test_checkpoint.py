@@ -57,6 +57,7 @@ def trained(epochs: int = 2) -> State:
         weights=model.state_dict(),
         optimizer=optimizer.state_dict(),
         scheduler=scheduler.state_dict(),
+        scaler={"scale": 65536.0 / 3, "_growth_tracker": 7},
         average={"steps": epochs, "network": nn.Linear(3, 2).state_dict()},
     )
 
@@ -101,7 +102,7 @@ def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
 
     assert back is not None
     assert back.reports == state.reports
-    for part in ("weights", "optimizer", "scheduler", "average"):
+    for part in ("weights", "optimizer", "scheduler", "scaler", "average"):
         before, after = (dict(leaves(getattr(each, part))) for each in (state, back))
         assert after == before
     assert len(dict(leaves(back.optimizer))) > 10
@@ -189,7 +190,7 @@ def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint) as caught:
         read(tmp_path, IDENTITY, device=CPU)
 
-    assert str(caught.value) == (f"{tmp_path / RESUME} has format 1, this version reads 4. Delete it to start again.")
+    assert str(caught.value) == (f"{tmp_path / RESUME} has format 1, this version reads 5. Delete it to start again.")
 
 
 class Trap:
@@ -203,7 +204,7 @@ class Trap:
 
 
 def test_reading_runs_no_code_that_a_file_brings(tmp_path: Path) -> None:
-    (tmp_path / RESUME).write_bytes(sealed({"format": 4, "weights": Trap(tmp_path / "sprung")}))
+    (tmp_path / RESUME).write_bytes(sealed({"format": 5, "weights": Trap(tmp_path / "sprung")}))
 
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         read(tmp_path, IDENTITY, device=CPU)

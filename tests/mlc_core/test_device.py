@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlc_core import Compute, NoDevice, choose
-from mlc_core.device import PRECISIONS, autocast, computing
+from mlc_core import Compute, NoDevice, Params, Shape, choose, gpus
+from mlc_core.device import CANDIDATES, Precision, Steps, autocast, computing, loss_scaler, most_exact
 
 BEST_HERE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -40,7 +40,8 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             f"device: 'cuda:99' is not there; this machine has {torch.cuda.device_count()} CUDA devices. "
             "Use 'cpu' or 'auto'.",
         ),
-        ("cpu", "fp16", 1, "precision: 'fp16' is not one of auto, fp32, bf16."),
+        ("cpu", "fp8", 1, "precision: 'fp8' is not one of auto, fp32, tf32, bf16, fp16."),
+        ("cpu", "tf32", 1, "precision: 'tf32' is not there on 'cpu', only on CUDA devices. Use 'fp32' or 'auto'."),
         ("cpu", "fp32", 0, "threads: 0 is not a whole number of threads, at least 1."),
         ("cpu", "auto", -2, "threads: -2 is not a whole number of threads, at least 1."),
     ],
@@ -76,9 +77,9 @@ def test_a_measured_precision_is_remembered_whatever_lay_in_its_place(remembered
     measured = choose(device="cpu", threads=1)
 
     ((key, value),) = json.loads(remembered.read_text()).items()
-    assert value == measured.precision in PRECISIONS
-    assert key.endswith(f" | torch {torch.__version__} | 1 threads")
-    for told in PRECISIONS:  # whatever it measured, the file decides now
+    assert value == measured.precision in CANDIDATES["cpu"]
+    assert key.endswith(f" | torch {torch.__version__} | 1 threads | resnet10 standard, 32 pixels, batch 64")
+    for told in CANDIDATES["cpu"]:  # whatever it measured, the file decides now
         remembered.write_text(json.dumps({key: told}))
         assert choose(device="cpu", threads=1) == Compute(device="cpu", precision=told, threads=1)
 
@@ -92,8 +93,66 @@ def test_an_unknown_precision_is_measured_and_the_other_memories_stay(remembered
     choose(device="cpu", threads=1)
 
     known = json.loads(remembered.read_text())
-    assert known[key] in PRECISIONS
+    assert known[key] in CANDIDATES["cpu"]
     assert known == {key: known[key], "another machine": "bf16"}
+
+
+def test_each_shape_is_measured_for_itself(remembered: Path) -> None:
+    shapes = [Shape(image_size=8, batch_size=8), Shape.of(Params(stem="small", image_size=8, batch_size=4))]
+    for shape in shapes:
+        choose(device="cpu", threads=1, shape=shape)
+    ends = [key.split(" | ")[-1] for key in json.loads(remembered.read_text())]
+    assert ends == ["resnet10 standard, 8 pixels, batch 8", "resnet10 small, 8 pixels, batch 4"]
+
+
+def test_a_batch_beyond_all_memory_is_no_obstacle_to_the_choice(remembered: Path) -> None:
+    huge = Shape(image_size=64, batch_size=65_536 * 2**10)
+    assert choose(device="cpu", threads=1, shape=huge).precision in CANDIDATES["cpu"]
+    assert remembered.exists()
+
+
+def test_a_measured_step_of_many_images_is_made_with_fewer_and_one_of_few_with_all() -> None:
+    compute = Compute(device="cpu", precision="fp32", threads=1)
+    for seconds, images in ((0.0, 2), (1e9, 24)):
+        steps = Steps(Shape(image_size=8, batch_size=24), torch.device("cpu"))
+        steps.fit_into(seconds, compute)
+        assert steps.images == images
+        assert steps.seconds(compute) > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({"fp32": 1.0, "bf16": 0.92}, "fp32"),
+        ({"fp32": 1.0, "bf16": 0.9}, "bf16"),
+        ({"fp32": 1.0, "tf32": 0.6, "bf16": 0.56, "fp16": 0.52}, "fp16"),
+        ({"fp32": 1.0, "tf32": 0.6, "bf16": 0.5, "fp16": 0.46}, "bf16"),
+        ({"fp32": 1.0, "tf32": 0.95, "bf16": 2.0, "fp16": 0.95}, "fp32"),
+    ],
+)
+def test_less_exactness_must_be_worth_a_tenth(seconds: dict[Precision, float], chosen: str) -> None:
+    assert most_exact(seconds) == chosen
+
+
+def test_the_devices_that_may_be_used_are_named_as_the_environment_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == tuple(map(str, range(torch.cuda.device_count())))
+
+
+def test_an_overflow_in_fp16_costs_a_step_and_halves_the_scale() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    scaler = loss_scaler(Compute(device="cpu", precision="fp16", threads=1))
+    moved = []
+    for factor in (float("inf"), 1.0):
+        before = weight.detach().clone()
+        weight.grad = None
+        scaler.scale((weight * factor).sum()).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        moved.append(not torch.equal(weight, before))
+    assert moved == [False, True]
+    assert scaler.get_scale() == 2.0**15
 
 
 def test_a_precision_that_is_asked_for_is_not_measured(remembered: Path) -> None:
@@ -121,7 +180,21 @@ def test_computing_holds_threads_and_kernels_and_puts_them_back_even_after_an_er
     assert settings() == before
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_fp32_is_exact_on_cuda_and_tf32_only_where_asked_for_and_put_back(precision: Precision) -> None:
+    def settings() -> list[str]:
+        products = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        return [kind.fp32_precision for kind in products]
+
+    before = settings()
+    with computing(Compute(device="cuda", precision=precision, threads=1)):
+        assert settings() == [{"fp32": "ieee", "tf32": "tf32"}[precision]] * 2
+    assert settings() == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_products_are_computed_in_the_chosen_precision(precision: str, dtype: torch.dtype) -> None:
     ones = torch.ones(2, 2)
     with autocast(choose(device="cpu", precision=precision, threads=1)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value, fit
 from mlc_core.checkpoint import RESUME
@@ -48,6 +50,15 @@ def test_a_fit_interrupted_after_every_epoch_goes_on_to_the_same_bits(
         part = run(params, FEW, precision=precision, checkpoint=tmp_path, last=last)
         assert part.reports == whole.reports[:last]
     assert run(params, FEW, precision=precision, checkpoint=tmp_path) == whole
+
+
+def test_a_fit_in_fp16_goes_on_with_its_scale_to_the_same_bits(tmp_path: Path) -> None:
+    whole = run(RISING, FEW, precision="fp16")
+    for last in (1, 2):
+        assert run(RISING, FEW, precision="fp16", checkpoint=tmp_path, last=last).reports == whole.reports[:last]
+    state = torch.load(io.BytesIO((tmp_path / RESUME).read_bytes()[40:]), weights_only=True)
+    assert state["scaler"]["_growth_tracker"] == 4  # steps since it last ran over: two an epoch
+    assert run(RISING, FEW, precision="fp16", checkpoint=tmp_path) == whole
 
 
 def test_a_fit_of_rare_classes_by_another_loss_goes_on_to_the_same_bits(tmp_path: Path) -> None:

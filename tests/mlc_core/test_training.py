@@ -388,7 +388,7 @@ def test_a_numbered_cpu_is_the_cpu(data: Dataset) -> None:
         ({"epochs": 2.0}, BadParams, "epochs: 2.0 is not a whole number from 1 to 100000."),
         ({"seed": -1}, BadParams, "seed: -1 is not a whole number from 0 to 2**63 - 1."),
         ({"seed": 2**63}, BadParams, "seed: 9223372036854775808 is not a whole number from 0 to 2**63 - 1."),
-        ({"precision": "fp16"}, NoDevice, "precision: 'fp16' is not one of auto, fp32, bf16."),
+        ({"precision": "fp8"}, NoDevice, "precision: 'fp8' is not one of auto, fp32, tf32, bf16, fp16."),
         ({"params": {"lr": -1}}, BadParams, "lr: -1 is not a number in (0, 10]."),
     ],
 )

@@ -24,7 +24,7 @@ DEFAULT: dict[str, Any] = {
     "objective": "bce",
     "epochs": 12,
     "seed": 0,
-    "threads": 1,
+    "threads": "auto",
     "retries": 2,
     "keep": 10,
     "keep_mb": 2000,
@@ -151,9 +151,10 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
         fixed |= {key: draw(value(key)) for key in BRANCHES[fixed["scheduler"]]}
     table = {"name": draw(st.from_regex(r"[\w][\w .-]{0,9}", fullmatch=True).map(lambda name: f"{name}x"))}
     sampler, pruner = draw(st.sampled_from(tuple(SAMPLERS))), draw(st.sampled_from(tuple(PRUNERS)))
-    numbers = {"epochs": (1, 99), "seed": (0, 2**63 - 1), "threads": (1, 8), "retries": (0, 9), "keep": (1, 9)}
+    numbers = {"epochs": (1, 99), "seed": (0, 2**63 - 1), "retries": (0, 9), "keep": (1, 9)}
     numbers["keep_mb"] = (1, 10**8)
-    whole = {key: st.integers(*ends) for key, ends in numbers.items()}
+    whole: dict[str, st.SearchStrategy[object]] = {key: st.integers(*ends) for key, ends in numbers.items()}
+    whole["threads"] = st.sampled_from([1, 2, 8, "auto"])
     return {
         **table,
         **draw(st.fixed_dictionaries({}, optional=whole)),
@@ -217,8 +218,9 @@ def test_a_file_of_one_line_is_a_study_with_all_defaults(tmp_path: Path) -> None
     file.write_text("seed = 4")
     made = read(file).to_table()
     assert made == {
-        **{key: DEFAULT[key] for key in ("objective", "epochs", "threads", "retries", "keep_mb", "sampler", "pruner")},
+        **{key: DEFAULT[key] for key in ("objective", "epochs", "retries", "keep_mb", "sampler", "pruner")},
         "name": "night run",
+        "threads": 1,
         "seed": 4,
         "keep": 5,
         "space": {},
@@ -306,7 +308,7 @@ REST = (
     [
         (
             "epoch = 3",
-            "epoch: the key is not one of name, objective, epochs, seed, threads, retries, keep, keep_mb, "
+            "epoch: the key is not one of name, objective, epochs, seed, retries, keep, keep_mb, threads, "
             "sampler, pruner, space, fixed. Did you mean 'epochs'?",
         ),
         ("epochs = 0", "epochs: 0 is not a whole number from 1 to 100000."),
@@ -317,6 +319,7 @@ REST = (
         ("seed = -1", "seed: -1 is not a whole number from 0 to 9223372036854775807."),
         ("seed = 1e3", "seed: 1000.0 is not a whole number from 0 to 9223372036854775807."),
         ("threads = 0", "threads: 0 is not a whole number from 1 to 1024."),
+        ('threads = "all"', "threads: 'all' is not auto or a whole number from 1 to 1024."),
         ("retries = 101", "retries: 101 is not a whole number from 0 to 100."),
         ("keep = 0", "keep: 0 is not a whole number from 1 to 10000."),
         ("keep_mb = 0", "keep_mb: 0 is not a whole number from 1 to 100000000."),
@@ -527,6 +530,7 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
     ("at", "node", "lines"),
     [
         (("epochs",), 3, ["epochs: 12, now 3"]),
+        (("threads",), 2, ["threads: auto, now 2"]),
         (("name",), "other", []),
         (("space", "lr", "high"), 0.1, ["space.lr.high: 0.01, now 0.1"]),
         (("space", "dropout", "high"), 0.5, ["space.dropout.high: 0.6, now 0.5"]),

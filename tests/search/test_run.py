@@ -85,6 +85,20 @@ def test_paper_trials_come_first_once_each_and_give_the_bits_they_give_alone(sto
         assert row["value"] == alone(row, tmp_path, storage_url)
 
 
+def test_documented_trials_enqueued_with_a_seed_are_run_with_it(sqlite_url: str, tmp_path: Path) -> None:
+    same = ("--study", small.declare(tmp_path, large_batches=False), "--seed", 1, "--epochs", 1)
+    small.call("enqueue-paper-trials", "--only", 2, *same, folder=tmp_path, storage=sqlite_url)
+    small.call("run", "--trials", 1, "--workers", 1, *same, folder=tmp_path, storage=sqlite_url)
+    assert [(row["paper"], row["state"]) for row in small.rows(tmp_path, sqlite_url)] == [(2, "complete")]
+
+
+@pytest.mark.parametrize("workers", ["-1", "257", "many", "1.0", ""])
+def test_workers_that_are_no_number_are_refused(workers: str, sqlite_url: str, tmp_path: Path) -> None:
+    done = small.call("run", f"--workers={workers}", folder=tmp_path, storage=sqlite_url, code=2)
+    assert f"{workers!r} is not auto or a whole number from 0 to 256." in " ".join(done.stderr.split())
+    assert not (tmp_path / "search.db").exists()
+
+
 def test_only_the_best_trials_keep_their_weights_and_finished_ones_no_checkpoint(
     sqlite_url: str, tmp_path: Path
 ) -> None:

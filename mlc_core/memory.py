@@ -1,0 +1,66 @@
+"""How much memory processes here may still take; without torch.
+
+Not here: how much a training takes (pace.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+_NO_LIMIT: Final = 2**60  # bytes; version 1 writes nearly 2**63 for none
+
+
+def free_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the bytes that are neither in use nor beyond the limit of a control group that this process is in.
+
+    Parameters
+    ----------
+    proc, cgroups : Path
+        Where Linux tells it; elsewhere all of the machine's memory is taken to be free.
+
+    Notes
+    -----
+    Linux's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. What a group counts as used holds files
+    that were read; those not in use are given up before anything else, so they count as free.
+    """
+    free = [_room(group) for group in _groups(proc, cgroups)]
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(free)
+
+
+def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:
+    """List the folders of this process's groups and of those around them, of both versions."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = cgroups / "memory" if controllers else cgroups
+        inside = PurePosixPath(name.lstrip("/"))  # of a container: a path that is not there, around it the root
+        yield from (root / one for one in (inside, *inside.parents))
+
+
+def _room(group: Path) -> int:
+    """Tell how many bytes a group may still take."""
+    for limit, used, idle in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, taken = ((group / name).read_text().strip() for name in (limit, used))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if most != "max":
+            return min(int(most) - int(taken) + int(stat.get(idle, 0)), _NO_LIMIT)
+    return _NO_LIMIT
