@@ -157,7 +157,7 @@ class Steps:
         if device.type == "cpu":
             small_maps.fit_to(model, shape.image_size)
         self._weights = optimize.Weights(model.to(device))
-        self._optimizer = optimize.optimizer(Params(), [self._weights.flat])
+        self._optimizer = optimize.optimizer(Params(), self._weights.stepped)
         self._device, self._shape = device, shape
         self._pixels, self._labels = self._batch(images or shape.batch_size)
 

@@ -19,40 +19,47 @@ from mlc_core.params import Cosine, Params, Plateau, Step
 
 
 class Weights:
-    """All weights of a network in one buffer, and the slopes of the loss in another.
+    """A network's weights as an optimizer steps them in one pass: convolutions and what is small in one buffer.
 
-    An optimizer steps them in one pass. Given them one by one it copies, at every step, those whose memory is in
-    channels_last order there and back.
+    Given convolutions one by one, whose memory is in channels_last order, an optimizer copies each there and back at
+    every step. Matrices it steps where they are.
 
     Parameters
     ----------
     model : Classifier
-        Its parameters become views of the buffer, in channels_last order.
+        Its parameters, but for matrices, become views of the buffer, in channels_last order.
 
     Attributes
     ----------
-    flat : nn.Parameter, (weights,), float32
-        What the optimizer is given.
+    model : Classifier
+    stepped : list of nn.Parameter, float32
+        What the optimizer is given: the buffer, (weights,), then the matrices.
     """
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
-        self._each = list(model.parameters())
-        count = sum(weight.numel() for weight in self._each)
-        self.flat = nn.Parameter(torch.empty(count, device=self._each[0].device))
-        self.flat.grad = torch.zeros_like(self.flat)
-        for weight, view in zip(self._each, self._views(self.flat.detach()), strict=True):
+        self._matrices = [weight for weight in model.parameters() if weight.dim() == 2]
+        self._packed = [weight for weight in model.parameters() if weight.dim() != 2]
+        buffer = torch.empty(sum(weight.numel() for weight in self._packed), device=self._packed[0].device)
+        for weight, view in zip(self._packed, self._views(buffer), strict=True):
             view.copy_(weight.detach())
             weight.data = view
-        self._slopes = self._views(self.flat.grad)
+        slopes = torch.zeros_like(buffer)
+        self._slopes = self._views(slopes)
+        self.stepped = [nn.Parameter(buffer), *self._matrices]
+        self.stepped[0].grad = slopes
 
     def differentiate(self, loss: Tensor) -> None:
         """Replace the slopes by those of a loss."""
-        torch._foreach_copy_(self._slopes, torch.autograd.grad(loss, self._each))
+        slopes = torch.autograd.grad(loss, [*self._packed, *self._matrices])
+        torch._foreach_copy_(self._slopes, slopes[: len(self._packed)])
+        for matrix, slope in zip(self._matrices, slopes[len(self._packed) :], strict=True):
+            matrix.grad = slope
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights in one piece, and the statistics of batch normalization; not copied."""
-        return {"flat": self.flat.detach(), **dict(self.model.named_buffers())}
+        """Return the weights as they are stepped, and the statistics of batch normalization; not copied."""
+        weights = {f"stepped.{place}": weight.detach() for place, weight in enumerate(self.stepped)}
+        return {**weights, **dict(self.model.named_buffers())}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -61,8 +68,8 @@ class Weights:
             tensor.copy_(state[name])
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
-        parts = torch.split(buffer, [weight.numel() for weight in self._each])
-        return [_channels_last(part, weight.shape) for part, weight in zip(parts, self._each, strict=True)]
+        parts = torch.split(buffer, [weight.numel() for weight in self._packed])
+        return [_channels_last(part, weight.shape) for part, weight in zip(parts, self._packed, strict=True)]
 
 
 def _channels_last(part: Tensor, shape: torch.Size) -> Tensor:

@@ -199,7 +199,7 @@ class _Learner:
     @classmethod
     def of(cls, params: Params, model: Classifier, compute: Compute) -> _Learner:
         weights = optimize.Weights(model)
-        optimizer = optimize.optimizer(params, [weights.flat])
+        optimizer = optimize.optimizer(params, weights.stepped)
         average = optimize.Average(weights, params.ema) if params.ema else None
         return cls(weights, optimizer, optimize.scheduler(params, optimizer), loss_scaler(compute), average)
 

@@ -42,7 +42,7 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class Hyperband:
-    """Hyperband over epochs (Li et al. 2018)."""
+    """Hyperband over epochs (Li et al. 2018); at a rung all that came as far are compared, of whatever bracket."""
 
     min_resource: int = _option(1, 1)  # epochs before the first decision
     reduction_factor: int = _option(4, 2)

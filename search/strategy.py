@@ -5,8 +5,9 @@ Not here: the options and their bounds (options.py).
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import assert_never
+from typing import assert_never, cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -89,16 +90,31 @@ def pruner(declaration: Declaration) -> BasePruner:
 
 
 class _Hyperband(optuna.pruners.HyperbandPruner):
-    """Optuna's, for one study; it finds a trial's bracket once, not at each decision about any other trial."""
+    """Optuna's brackets for one study; but at a rung a trial meets all that came as far, of whatever bracket.
 
-    def __init__(self, *, min_resource: int, max_resource: int, reduction_factor: int) -> None:
-        super().__init__(min_resource=min_resource, max_resource=max_resource, reduction_factor=reduction_factor)
-        self._brackets: dict[int, int] = {}
+    Optuna's meets those of its own bracket that were judged there: the first few of each bracket train to their end,
+    however bad, and documented trials, which are never judged, are nobody's measure. Brackets still say at which
+    epochs a trial is judged.
+    """
 
-    def _get_bracket_id(self, study: Study, trial: FrozenTrial) -> int:
-        if not self._pruners:  # before its first decision it answers 0 for all
-            return super()._get_bracket_id(study, trial)
-        number = trial.number
-        if number not in self._brackets:
-            self._brackets[number] = super()._get_bracket_id(study, trial)
-        return self._brackets[number]
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Tell whether the trial, at a rung of its bracket, is not among the best of 1 in `reduction_factor`."""
+        if not self._pruners:
+            self._try_initialization(study)
+        epoch = trial.last_step
+        if epoch is None or epoch not in self._rungs(self._get_bracket_id(study, trial)):
+            return False
+        sign = -1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1.0
+        own = sign * trial.intermediate_values[epoch]
+        others = study.get_trials(deepcopy=False)
+        reached = [sign * one.intermediate_values[epoch] for one in others if epoch in one.intermediate_values]
+        better = sum(value < own for value in reached)
+        return math.isnan(own) or better >= max(1, len(reached) // self._reduction_factor)
+
+    def _rungs(self, bracket: int) -> list[int]:
+        """List the epochs after which a trial of the bracket is judged; the last epoch leaves nothing to save."""
+        epochs, factor = cast("int", self._max_resource), self._reduction_factor
+        rungs = [self._min_resource * factor**bracket]
+        while rungs[-1] * factor < epochs:
+            rungs.append(rungs[-1] * factor)
+        return rungs

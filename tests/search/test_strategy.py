@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from mlc_core import OBJECTIVES, Value
@@ -227,47 +228,51 @@ def hyperband_study() -> optuna.Study:
     return optuna.create_study(study_name=NAME, pruner=pruner(built_in("default")))
 
 
-def rungs(study: optuna.Study, trial: Trial) -> int:
-    attributes = study.trials[trial.number].system_attrs
-    return sum(key.startswith("completed_rung_") for key in attributes)
-
-
-def trained(study: optuna.Study, value: float) -> tuple[int | None, list[int]]:
-    """Run a trial of one value throughout: the epoch after which it is pruned, and those that a rung ends with."""
+def trained(study: optuna.Study, value: float) -> int | None:
+    """Run a trial of one value throughout: the epoch after which it is pruned."""
     trial = study.ask()
-    decided: list[int] = []
     for epoch in range(1, EPOCHS + 1):
-        before = rungs(study, trial)
         trial.report(value, step=epoch)
-        pruned = trial.should_prune()
-        decided += [epoch] * (rungs(study, trial) - before)
-        if pruned:
+        if trial.should_prune():
             study.tell(trial, state=TrialState.PRUNED)
-            return epoch, decided
+            return epoch
     study.tell(trial, value)
-    return None, decided
+    return None
 
 
-def test_hyperband_decides_after_epochs_1_and_4_by_bracket() -> None:
+def test_hyperband_judges_after_epochs_1_and_4_by_bracket() -> None:
     study = hyperband_study()
-    # Each is better than all before it, so that each goes through every rung.
-    decided = [trained(study, -number) for number in range(40)]
-    assert decided == [(None, [[1, 4], [4]][bracket(number)]) for number in range(40)]
-    assert {bracket(number) for number in range(40)} == {0, 1}
+    stopped = [trained(study, number) for number in range(40)]  # each is worse than all before it
+    assert stopped == [None, *([1, 4][bracket(number)] for number in range(1, 40))]
+    assert {bracket(number) for number in range(1, 40)} == {0, 1}
 
 
-def test_hyperband_stops_whatever_is_worse_than_all_before_it_at_the_first_rung_of_its_bracket() -> None:
+def test_hyperband_lets_the_best_of_1_in_4_go_on_among_all_that_came_as_far() -> None:
+    for direction, sign in ((StudyDirection.MINIMIZE, 1), (StudyDirection.MAXIMIZE, -1)):
+        study = optuna.create_study(study_name=NAME, pruner=pruner(built_in("default")), direction=direction)
+        for value in range(11):  # they never ask, as documented trials do not
+            told = study.ask()
+            for epoch in range(1, EPOCHS + 1):
+                told.report(sign * value, step=epoch)
+            study.tell(told, sign * value)
+
+        assert trained(study, sign * 1.5) is None  # the third of twelve
+        assert trained(study, sign * 2.5) in (1, 4)  # the fourth of thirteen
+
+
+def test_hyperband_stops_what_became_nan() -> None:
     study = hyperband_study()
-    stopped = [trained(study, number)[0] for number in range(40)]
-    first = [min(number for number in range(40) if bracket(number) == one) for one in range(2)]
-    assert stopped == [None if number in first else [1, 4][bracket(number)] for number in range(40)]
+    for number in range(5):
+        assert trained(study, -number) is None
+    assert trained(study, math.nan) in (1, 4)
 
 
 def test_a_trials_bracket_is_the_same_for_every_worker() -> None:
     study = hyperband_study()
-    for number in range(20):
+    trained(study, -1)
+    for number in range(1, 20):
         study.pruner = pruner(built_in("default"))  # a worker that has just come
-        assert trained(study, -number)[1] == [[1, 4], [4]][bracket(number)]
+        assert trained(study, number) == [1, 4][bracket(number)]
 
 
 def beside(pruner_name: str, *, startup: int) -> dict[str, Value]:
@@ -320,20 +325,4 @@ def test_pruned_trials_that_reported_nothing_stop_neither_tpe_nor_hyperband() ->
         study.tell(trial, state=TrialState.PRUNED)
     study.sampler = sampler(declaration, 15)
     assert study.ask().relative_params.keys() >= SHARED  # fifteen are enough to learn from
-    assert trained(study, 0.5) == (None, [[1, 4], [4]][bracket(16)])
-
-
-@pytest.mark.parametrize("exempt", [True, False])
-def test_a_trial_that_never_asks_whether_to_stop_competes_with_no_other(exempt: bool) -> None:
-    study = hyperband_study()
-    first = study.ask()
-    for epoch in range(1, EPOCHS + 1):
-        first.report(0.0, step=epoch)
-        assert exempt or not first.should_prune()
-    study.tell(first, 0.0)
-    assert (rungs(study, first) == 0) == exempt
-    rival = next(number for number in range(1, 40) if bracket(number) == bracket(0))
-    while len(study.trials) < rival:
-        study.tell(study.ask(), state=TrialState.FAIL)
-    # Worse than the first, so it is stopped at once if the two compete.
-    assert trained(study, 1.0)[0] == (None if exempt else [1, 4][bracket(0)])
+    assert trained(study, 0.5) is None
