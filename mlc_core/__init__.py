@@ -104,6 +104,7 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.thresholds import one_for_all as one_for_all
     from mlc_core.thresholds import per_class as per_class
     from mlc_core.thresholds import tune as tune
+    from mlc_core.thresholds import tune_with_evidence as tune_with_evidence
     from mlc_core.training import fit as fit
 
 __all__ = [
@@ -201,6 +202,7 @@ __all__ = [
     "select",
     "stream_seed",
     "tune",
+    "tune_with_evidence",
     "write_atomically",
     "write_onnx",
     "write_picture",
@@ -266,6 +268,7 @@ _ON_FIRST_USE: Final = {
     "score": "mlc_core.evaluation",
     "select": "mlc_core.ensemble",
     "tune": "mlc_core.thresholds",
+    "tune_with_evidence": "mlc_core.thresholds",
     "write_atomically": "mlc_core.cache",
     "write_onnx": "mlc_core.onnx_model",
     "write_picture": "mlc_core.explain",

@@ -34,6 +34,11 @@ class Calibration:
     scale: tuple[float, ...]
     shift: tuple[float, ...]
 
+    @property
+    def half(self) -> tuple[float, ...]:
+        """What the probability 1/2 becomes, a class each."""
+        return tuple(sigmoid(np.array(self.shift)).tolist())
+
     def __call__(self, predictions: Predictions) -> Predictions:
         """Return the same images with calibrated logits."""
         logits = predictions.logits * np.array(self.scale) + np.array(self.shift)

@@ -5,7 +5,8 @@ Not here: what comes of it (evaluation.py); what makes probabilities mean what t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final, Literal
 
@@ -29,6 +30,9 @@ GOALS: Final = (
 PRIOR: Final = 100  # positives that labels need to be trusted as much as the calibrated probabilities
 FEW: Final = 3  # a class with fewer positives, or fewer negatives, keeps the threshold of all
 BAGS: Final = 20  # bootstraps of the images
+FOLDS: Final = 5  # of the images, to ask whether tuning is worth it
+DRAWS: Final = 100  # bootstraps for the error of the answer
+PLENTY: Final = 10_000  # images among which nobody needs to ask
 DOUBT: Final = 0.1  # share of the bootstraps in which a floor may be missed
 
 FARTHEST: Final = 15.0  # logits beyond it are not told apart: a threshold has to differ from 0 and 1 as a float32
@@ -188,6 +192,42 @@ def tune(predictions: Predictions, goal: Goal = F1, *, seed: int = 0) -> Thresho
         shares = trust * targets + (1 - trust) * belief
         values.append(_guarded(logits, targets, shares, counts, goal) if known >= FEW else overall)
     return Thresholds(values=tuple(values), overall=overall, goal=goal)
+
+
+def tune_with_evidence(
+    predictions: Predictions, usual: Sequence[float], goal: Goal = F1, *, seed: int = 0
+) -> Thresholds:
+    """Tune, but keep the usual thresholds where the images do not show that tuned ones are better.
+
+    Parameters
+    ----------
+    predictions, goal, seed
+        As of `tune`.
+    usual : sequence of float, each in (0, 1)
+        A class each: what is predicted from without tuning.
+
+    Notes
+    -----
+    Tuned on FOLDS - 1 parts of the images and measured on the other one, they must gain more, in the mean over classes,
+    than the standard error of the gain over bootstraps (the one-standard-error rule of Breiman et al. 1984). A floor is
+    a promise, for which thresholds are always tuned.
+    """
+    tuned = tune(predictions, goal, seed=seed)
+    images = len(predictions)
+    if goal.floor or images > PLENTY or images < FOLDS:
+        return tuned
+    rng = np.random.default_rng(stream_seed(seed, Stream.BOOTSTRAP, 1))
+    order, predicted = rng.permutation(images), np.empty(predictions.targets.shape, dtype=bool)
+    for part in np.array_split(order, FOLDS):
+        chosen = tune(predictions.take(np.setdiff1d(order, part)), goal, seed=seed)
+        predicted[part] = predictions.probabilities[part] >= np.array(chosen.values)
+    kept, positive = predictions.probabilities >= np.array(usual), predictions.targets == 1
+    counts = rng.multinomial(images, np.full(images, 1 / images), size=DRAWS)
+    gains = np.zeros(DRAWS)
+    for ours, theirs, real in zip(predicted.T, kept.T, positive.T, strict=True):
+        aims = [goal.judge(counts @ (one & real), counts @ one, counts @ real, images)[0] for one in (ours, theirs)]
+        gains += aims[0] - aims[1]
+    return tuned if gains.mean() > gains.std() else replace(tuned, values=tuple(map(float, usual)))
 
 
 def one_for_all(predictions: Predictions, goal: Goal = F1) -> float:

@@ -32,11 +32,11 @@ from mlc_core import (
     read_member,
     score,
     select,
-    tune,
+    tune_with_evidence,
 )
 from search.artifacts import weights_path
 from search.confirm import verdicts
-from search.errors import SearchError
+from search.errors import SearchError, TrialNotFound
 from search.study import Study
 from search.views import TrialRow, leaderboard, trial_rows
 
@@ -170,6 +170,8 @@ def _asked(study: Study, kept: Sequence[Candidate], number: int) -> Candidate:
     for one in kept:
         if one.row.repeats is None and one.row.number == number:
             return one
+    if number >= (trials := len(trial_rows(study))):
+        raise TrialNotFound(study.name, number, trials)
     there = ", ".join(str(one.row.number) for one in kept if one.row.repeats is None)
     raise NoWeights(f"The weights of trial {number} of study {study.name!r} are not kept; there are those of: {there}.")
 
@@ -215,7 +217,7 @@ def _finish(
         shares=tuple(shares),
         average=average,
         calibration=calibration,
-        thresholds=tune(val, goal),
+        thresholds=tune_with_evidence(val, calibration.half, goal),
         val=val,
         test=calibration(plain_test),
         plain_val=plain_val,

@@ -134,7 +134,9 @@ def comparison_words(comparison: Comparison) -> list[str]:
     ]
     correlation = comparison.rank_correlation
     if correlation is None:
-        lines.append("Rank correlation: too few complete replays. Run: mlc-search enqueue-paper-trials, then run.")
+        lines.append(
+            "Rank correlation: too few complete replays. Enqueue the documented trials if they do not wait, then run."
+        )
     else:
         lines.append(f"Rank correlation of documented and replayed losses (Spearman): {correlation:+.2f}.")
     replayed = [row.replayed_loss for row in comparison.rows if row.replayed_loss is not None]

@@ -104,7 +104,7 @@ class StudyChanged(SearchError):
         lines = "".join(f"\n  {difference}" for difference in self.differences)
         super().__init__(
             f"Study {study!r} was started with another declaration:{lines}\n"
-            'Run it with the one it was started with, or give this one a name of its own: name = "..." in its file.'
+            'Go on by --study NAME alone or the same values, or name this one otherwise: name = "..." in its file.'
         )
 
 

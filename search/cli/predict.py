@@ -194,4 +194,4 @@ def _counting(total: int) -> Iterator[Callable[[], None]]:
         if bar is not None:
             bar.stop()
     if done:
-        talk(f"{done} images, {rate()}.")
+        talk(f"{done} image{'s' * (done != 1)}, {rate()}.")

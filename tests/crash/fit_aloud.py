@@ -29,7 +29,7 @@ PARAMS: Final[dict[str, Value]] = {
     "scheduler": "step",
     "step_size": 2,
 }
-HALF_WRITTEN: Final = 30_000_000  # bytes: more than the best weights have, about half of what the state has
+HALF_WRITTEN: Final = 6_000_000  # bytes, about half of a state; best weights come once an epoch is worse than them
 
 
 def die_writing() -> None:

@@ -117,7 +117,8 @@ def test_pictures_and_arrays_are_seen_as_the_files_they_come_from(made: Made) ->
     stored = made.data.test.images[made.data.test.rows]
     assert stored.shape == (15, 3, SIDE, SIDE)
     assert model.predict(stored) == told
-    assert model.predict(stored[0].transpose(1, 2, 0)) == told[:1]
+    (alone,) = model.predict(stored[0].transpose(1, 2, 0))
+    assert alone.probabilities == pytest.approx(told[0].probabilities, abs=1e-6)  # one image rounds as it likes
 
 
 def test_a_picture_in_memory_is_turned_as_its_file_is(made: Made, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def flipped(images: Pool, number: int) -> tuple[Pool, set[tuple[str, str]]]:
 
 def test_flipped_labels_are_found_and_few_others() -> None:
     noisy, flips = flipped(pool(tiny(train=120, val=40, test=40)), FLIPS)
-    found = suspicious(noisy, out_of_fold(noisy, PARAMS, folds=3, epochs=6), folds=3)
+    found = suspicious(noisy, out_of_fold(noisy, PARAMS, folds=3, epochs=9), folds=3)
     named = {(each.path, each.name) for each in found.found}
     assert len(named & flips) >= 0.75 * FLIPS
     assert len(named & flips) >= 0.75 * len(named)

@@ -17,7 +17,7 @@ from mlc_core.calibration import calibrate
 from mlc_core.errors import BadParams
 from mlc_core.metrics import macro_f1
 from mlc_core.predictions import Predictions, logit, sigmoid
-from mlc_core.thresholds import FEW, Goal, one_for_all, per_class, tune
+from mlc_core.thresholds import FEW, Goal, one_for_all, per_class, tune, tune_with_evidence
 
 GOALS = ["f1", "fbeta:2", "fbeta:0.5", "precision:0.75", "precision:1", "recall:0.75", "recall:1", "cost:1,5"]
 SHAPES = st.tuples(st.integers(1, 25), st.integers(1, 4))
@@ -292,3 +292,31 @@ def test_what_is_no_goal_is_refused_with_what_is(text: str) -> None:
         f"goal: {text!r} is not one of f1, fbeta:B (B above 0), precision:P or recall:R (a share above 0, at most 1), "
         "or cost:FP,FN (what a false positive and a false negative cost, above 0)."
     )
+
+
+def test_the_usual_thresholds_stay_where_nothing_shows_that_tuned_ones_are_better() -> None:
+    known = drawn(600, [0.0, -1.0, -3.0], seed=3)
+    usual = tune(known).values  # nobody can do better than that by more than luck
+
+    kept = tune_with_evidence(known, usual)
+
+    assert kept.values == usual
+    assert kept.overall == tune(known).overall
+
+
+def test_tuned_thresholds_replace_usual_ones_that_are_far_off() -> None:
+    known = drawn(600, [0.0, -1.0, -3.0], seed=3)
+
+    for goal in (Goal.parse("f1"), Goal.parse("fbeta:2"), Goal.parse("cost:1,5")):
+        assert tune_with_evidence(known, (0.99, 0.99, 0.99), goal) == tune(known, goal)
+
+
+def test_a_floor_is_kept_without_evidence_that_it_pays() -> None:
+    known = drawn(600, [0.0, -1.0, -3.0], seed=3)
+    goal = Goal.parse("recall:0.9")
+    assert tune_with_evidence(known, tune(known).values, goal) == tune(known, goal)
+
+
+def test_few_images_are_tuned_on_as_they_are() -> None:
+    known = drawn(4, [0.0, -1.0])
+    assert tune_with_evidence(known, (0.5, 0.5)) == tune(known)

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from typer.testing import CliRunner
 
 from mlc_core import digits, load_model
-from search.artifacts import weights_of
+from search.artifacts import weights_path
 from search.chosen import Way
 from search.cli import app
 from search.confirm import enqueue_repetitions, open_confirmation, verdicts
@@ -119,10 +119,20 @@ def test_the_tables_are_printed_beside_the_documented_figures(searched: Searched
         assert words in printed
 
 
-def test_a_trial_whose_weights_are_gone_is_said_with_those_that_are_there(searched: Searched) -> None:
-    kept = [trial.number for trial in searched.study.optuna.trials if weights_of(trial)]
-    with pytest.raises(Exception, match=rf"The weights of trial 77 .* there are those of: {kept[0]}, {kept[1]}|1, 0"):
+def test_a_trial_that_is_not_there_is_said_with_those_that_are(searched: Searched) -> None:
+    with pytest.raises(Exception, match=rf"Study '{NAME}' has no trial 77\. It has the trials 0 to 1\."):
         searched.call("evaluate", "--trial", 77)
+
+
+def test_a_trial_whose_weights_are_gone_is_said_with_those_that_are_there(searched: Searched) -> None:
+    file = weights_path(searched.folder / "artifacts", searched.study.optuna.trials[1])
+    assert file is not None
+    aside = file.rename(file.with_suffix(".aside"))
+    try:
+        with pytest.raises(Exception, match=r"The weights of trial 1 .* are not kept; there are those of: 0\."):
+            searched.call("evaluate", "--trial", 1)
+    finally:
+        aside.rename(file)
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ CAVEATS = [
 def test_without_replays_the_comparison_says_how_to_get_them() -> None:
     assert comparison_words(compare_paper([SEARCHED])) == [
         *CAVEATS,
-        "Rank correlation: too few complete replays. Run: mlc-search enqueue-paper-trials, then run.",
+        "Rank correlation: too few complete replays. Enqueue the documented trials if they do not wait, then run.",
     ]
 
 

@@ -43,7 +43,7 @@ def flipped(folder: Path) -> tuple[Path, set[tuple[str, str]]]:
 def test_flipped_labels_are_found_shown_and_corrected(tmp_path: Path, sqlite_url: str) -> None:
     file, flips = flipped(tmp_path)
     out, page = tmp_path / "corrections.csv", tmp_path / "labels.html"
-    words = (*PARAMS, "--data", file, "--folds", 3, "--epochs", 6, "--csv", out, "--html", page, "--json")
+    words = (*PARAMS, "--data", file, "--folds", 3, "--epochs", 9, "--csv", out, "--html", page, "--json")
     done = call("labels", "check", *words, folder=tmp_path, storage=sqlite_url)
     found = json.loads(done.stdout)
     named = {(each["path"], each["name"]) for each in found["found"]}

@@ -129,7 +129,7 @@ def changed(study: str, *lines: str) -> str:
     return (
         f"Study {study!r} was started with another declaration:\n"
         + "".join(f"  {line}\n" for line in lines)
-        + 'Run it with the one it was started with, or give this one a name of its own: name = "..." in its file.'
+        + 'Go on by --study NAME alone or the same values, or name this one otherwise: name = "..." in its file.'
     )
 
 
