@@ -141,16 +141,18 @@ class Average:
     """
 
     def __init__(self, weights: Weights, decay: float) -> None:
-        self.weights, self._new = Weights(deepcopy(weights.model)), weights
+        self.weights = Weights(deepcopy(weights.model))
         self._decay, self._steps = decay, 0
+        # Both networks change their tensors in place, so that a step need not look for them again.
+        self._floats, self._counts = _by_kind(self.weights)
+        self._new_floats, self._new_counts = _by_kind(weights)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step of the optimizer."""
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        (floats, counts), (new_floats, new_counts) = _by_kind(self.weights), _by_kind(self._new)
-        torch._foreach_lerp_(floats, new_floats, 1 - decay)
-        torch._foreach_copy_(counts, new_counts)
+        torch._foreach_lerp_(self._floats, self._new_floats, 1 - decay)
+        torch._foreach_copy_(self._counts, self._new_counts)
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
