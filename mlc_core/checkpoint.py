@@ -163,6 +163,11 @@ class Best:
         self._folder = folder
         self._held: tuple[dict[str, Tensor], dict[str, str]] | None = None
 
+    def clear(self) -> None:
+        """Remove the file that another fit left, which would be taken for this one's by its epoch."""
+        if self._folder is not None:
+            (self._folder / BEST).unlink(missing_ok=True)
+
     def hold(self, model: nn.Module, metadata: dict[str, str]) -> None:
         """Remember them in place of earlier ones."""
         self._held = {name: tensor.clone() for name, tensor in model.state_dict().items()}, metadata

@@ -148,7 +148,9 @@ def _epochs(
         small_maps.fit_to(model, params.image_size)
     learner = _Learner.of(params, model.to(device), compute)
     best, reports = checkpoints.Best(checkpoint), () if state is None else state.reports
-    if state is not None:
+    if state is None:
+        best.clear()
+    else:
         learner.load(state)
         if best_epoch(reports, objective) is reports[-1]:
             best.hold(learner.judged, _card(params, data, reports[-1], objective))

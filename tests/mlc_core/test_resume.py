@@ -14,7 +14,7 @@ import torch
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value, fit
 from mlc_core.checkpoint import RESUME
 from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
-from mlc_core.records import BEST
+from mlc_core.records import BEST, best_epoch
 from tests.mlc_core.fits import FEW, RISING, SMALL, Run, run, same_weights
 from tests.mlc_core.tiny import tiny
 
@@ -90,6 +90,16 @@ def test_a_fit_whose_best_weights_are_gone_starts_again_and_finds_them(tmp_path:
 
     assert run(RISING, FEW, checkpoint=tmp_path) == whole
     assert (tmp_path / BEST).exists()
+
+
+def test_best_weights_that_another_fit_left_are_replaced(rising: tuple[Run, Path], tmp_path: Path) -> None:
+    whole, folder = rising
+    other = run(RISING, FEW, seed=1, checkpoint=tmp_path)
+    assert best_epoch(other.reports, "bce").epoch == best_epoch(whole.reports, "bce").epoch
+    (tmp_path / RESUME).unlink()
+
+    assert run(RISING, FEW, checkpoint=tmp_path) == whole
+    assert same_weights(tmp_path, folder)
 
 
 def test_a_checkpoint_place_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:
