@@ -1,7 +1,9 @@
-"""The files of a study: checkpoints of what runs, weights of its best trials. A folder, also Optuna's artifact store.
+"""The files of a study: checkpoints of what runs, weights of its best trials; in a folder, or in S3.
 
 Layout: ``checkpoints/STUDY/NUMBER/`` while a trial runs; afterwards its weights under their artifact's id, so that
-the dashboard lists and serves them. Not here: what a checkpoint holds (mlc_core).
+the dashboard lists and serves them. A bucket has the same keys below its prefix, and each machine a folder for it in
+the cache folder: training writes there, `fetch` and `store` carry it down and up. Not here: what a checkpoint holds
+(mlc_core); how S3 is spoken (bucket.py).
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, cast
+from urllib.parse import quote, unquote
 
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -20,6 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, make_url
 
 from mlc_core import BEST, cost
+from mlc_core.cache import cache_dir
+from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
 from search.storage import resolve_url, transact
 from search.study import Study
@@ -30,17 +36,25 @@ _PREFIX: Final = "artifacts:"  # of the attribute in which Optuna notes an artif
 log = logging.getLogger(__name__)
 
 
-def artifacts_folder(option: Path | None, storage_url: str) -> Path:
+def artifacts_folder(option: str | Path | None, storage_url: str | None) -> Path:
     """Find the folder: the option, else MLC_ARTIFACTS, else mlc-search-artifacts beside the SQLite file, else here.
+
+    Parameters
+    ----------
+    option : str or Path, optional
+        A folder, or ``s3://bucket/prefix``; then what is returned stands for the bucket on this machine.
 
     Raises
     ------
     BadStorage
-        It cannot be made.
+        It cannot be made, or the bucket cannot be used.
     """
+    named = str(option or os.environ.get(VARIABLE) or "")
+    if named.startswith(SCHEME):
+        return _folder_of(Bucket.parse(named))
     parsed = make_url(resolve_url(storage_url))
     beside = Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
-    chosen = option or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else beside / "mlc-search-artifacts")
+    chosen = Path(named) if named else beside / "mlc-search-artifacts"
     try:
         chosen.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,9 +63,52 @@ def artifacts_folder(option: Path | None, storage_url: str) -> Path:
     return chosen.absolute()
 
 
+def location(root: Path) -> str:
+    """Spell where the files are, as `artifacts_folder` takes it on any machine."""
+    bucket = _bucket_of(root)
+    return str(root) if bucket is None else bucket.url
+
+
+def artifact_store(root: Path) -> FileSystemArtifactStore | Bucket:
+    """Make the store that Optuna and its dashboard speak to."""
+    return _bucket_of(root) or FileSystemArtifactStore(root)
+
+
 def checkpoint_folder(root: Path, study: Study, number: int) -> Path:
     """Where the trial's fit keeps its state."""
-    return root / "checkpoints" / study.identity / str(number)
+    return _checkpoints(root, study) / str(number)
+
+
+def fetch(root: Path, study: Study, number: int) -> Path:
+    """Bring a trial's checkpoint here, before its fit goes on; in a folder it is here already.
+
+    Returns
+    -------
+    Path
+        As `checkpoint_folder`.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
+    folder = checkpoint_folder(root, study, number)
+    if (bucket := _bucket_of(root)) is not None:
+        bucket.pull(_key(root, folder), folder)
+    return folder
+
+
+def store(root: Path, study: Study, number: int) -> None:
+    """Carry a trial's checkpoint to where every machine finds it, after an epoch; in a folder it is there already.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
+    folder = checkpoint_folder(root, study, number)
+    if (bucket := _bucket_of(root)) is not None:
+        bucket.push(folder, _key(root, folder))
 
 
 def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
@@ -61,12 +118,13 @@ def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
 
 def attach(root: Path, study: Study, trial_id: int, file: Path) -> None:
     """Make a file an artifact of the trial, which must be running still, in place of one of the same name."""
-    store, storage = FileSystemArtifactStore(root), study.optuna._storage
+    storage = study.optuna._storage
+    study.storage.own(trial_id)
     trial = storage.get_trial(trial_id)
+    upload_artifact(artifact_store=artifact_store(root), file_path=str(file), study_or_trial=trial, storage=storage)
     for earlier in _named(trial, file.name):
-        _remove(store, earlier)  # an attempt that died after this and before it finished
+        _remove(root, earlier)  # an attempt that died after this and before it finished
         _forget(study, trial_id, earlier)
-    upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial, storage=storage)
 
 
 def keep_only_best(root: Path, study: Study) -> None:
@@ -77,17 +135,16 @@ def keep_only_best(root: Path, study: Study) -> None:
     complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     objective = study.declaration.objective
     ranked = sorted(complete, key=lambda trial: (cost(cast("float", trial.value), objective), trial.number))
-    store = FileSystemArtifactStore(root)
+    kept = [(place, trial, artifact) for place, trial in enumerate(ranked) for artifact in weights_of(trial)]
+    sizes = _sizes(root, [artifact for _, _, artifact in kept])
     room = study.declaration.keep_mb * 1_000_000
-    for place, trial in enumerate(ranked):
-        for artifact in weights_of(trial):
-            file = root / artifact
-            if not file.exists():  # Optuna's memory of a finished trial names what is long gone
-                continue
-            room -= file.stat().st_size
-            if place >= study.declaration.keep or (place and room < 0):
-                _remove(store, artifact)
-                _forget(study, trial._trial_id, artifact)
+    for place, trial, artifact in kept:
+        if artifact not in sizes:  # Optuna's memory of a finished trial names what is long gone
+            continue
+        room -= sizes[artifact]
+        if place >= study.declaration.keep or (place and room < 0):
+            _remove(root, artifact)
+            _forget(study, trial._trial_id, artifact)
 
 
 def weights_of(trial: FrozenTrial) -> list[str]:
@@ -96,29 +153,103 @@ def weights_of(trial: FrozenTrial) -> list[str]:
 
 
 def weights_path(root: Path, trial: FrozenTrial) -> Path | None:
-    """Where the trial's weights are; None where they were not kept."""
-    return next((root / artifact for artifact in weights_of(trial) if (root / artifact).exists()), None)
+    """Where the trial's weights are, by now on this machine; None where they were not kept.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
+    bucket = _bucket_of(root)
+    for artifact in weights_of(trial):
+        file = root / artifact
+        if file.exists() if bucket is None else bucket.get(artifact, file):
+            return file
+    return None
 
 
 def clear(root: Path, study: Study, number: int) -> None:
-    """Remove a trial's checkpoints, as when it has finished."""
-    shutil.rmtree(checkpoint_folder(root, study, number), ignore_errors=True)
+    """Remove a trial's checkpoints, as when it has finished; what cannot be removed now, `sweep` removes."""
+    folder = checkpoint_folder(root, study, number)
+    shutil.rmtree(folder, ignore_errors=True)
+    if (bucket := _bucket_of(root)) is not None:
+        try:
+            for key in bucket.sizes(f"{_key(root, folder)}/"):
+                bucket.remove(key)
+        except OSError as error:
+            log.info("checkpoints of trial %d are left for the next run: %s", number, error)
 
 
 def sweep(root: Path, study: Study) -> None:
-    """Remove the checkpoints of trials that have finished, which a killed worker left."""
-    for trial in study.optuna.get_trials(deepcopy=False):
-        if trial.state.is_finished():
-            clear(root, study, trial.number)
+    """Remove the checkpoints of trials that have finished, which a killed worker left.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
+    finished = {trial.number for trial in study.optuna.get_trials(deepcopy=False) if trial.state.is_finished()}
+    for number in finished & _with_checkpoints(root, study):
+        clear(root, study, number)
 
 
 def remove_all(root: Path, study: Study) -> None:
-    """Remove every file of the study, as before it is deleted."""
-    store = FileSystemArtifactStore(root)
+    """Remove every file of the study, as before it is deleted.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
     for trial in study.optuna.get_trials(deepcopy=False):
         for artifact in _named(trial, None):
-            _remove(store, artifact)
-    shutil.rmtree(root / "checkpoints" / study.identity, ignore_errors=True)
+            _remove(root, artifact)
+    for number in _with_checkpoints(root, study):
+        clear(root, study, number)
+    shutil.rmtree(_checkpoints(root, study), ignore_errors=True)
+
+
+def _folder_of(bucket: Bucket) -> Path:
+    """Where the bucket's files lie on this machine; its name says which bucket, whatever happens to the folder."""
+    try:
+        bucket.check()
+    except OSError as error:
+        hint = "Look at the bucket's name, AWS_ENDPOINT_URL and the credentials: AWS_PROFILE, or AWS_ACCESS_KEY_ID."
+        raise BadStorage(f"{bucket.url} cannot be used: {error.strerror}. {hint}") from None
+    folder = cache_dir().absolute() / "s3" / quote(bucket.url, safe="")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _bucket_of(root: Path) -> Bucket | None:
+    """Tell which bucket a folder stands for; None: it is a folder."""
+    named = unquote(root.name)
+    return Bucket.parse(named) if root.parent.name == "s3" and named.startswith(SCHEME) else None
+
+
+def _checkpoints(root: Path, study: Study) -> Path:
+    return root / "checkpoints" / study.identity
+
+
+def _key(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _with_checkpoints(root: Path, study: Study) -> set[int]:
+    """Numbers of the trials that have checkpoints, here or in the bucket."""
+    folder, bucket = _checkpoints(root, study), _bucket_of(root)
+    names = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+    if bucket is not None:
+        below = f"{_key(root, folder)}/"
+        names |= {key.removeprefix(below).partition("/")[0] for key in bucket.sizes(below, deep=True)}
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def _sizes(root: Path, artifacts: Iterable[str]) -> dict[str, int]:
+    """Bytes of those artifacts that are there."""
+    if (bucket := _bucket_of(root)) is not None:
+        return bucket.sizes()  # of all at one request, not one by one
+    return {artifact: (root / artifact).stat().st_size for artifact in artifacts if (root / artifact).exists()}
 
 
 def _named(trial: FrozenTrial, file: str | None) -> list[str]:
@@ -127,11 +258,12 @@ def _named(trial: FrozenTrial, file: str | None) -> list[str]:
     return [key.removeprefix(_PREFIX) for key, meta in artifacts.items() if file in (None, meta["filename"])]
 
 
-def _remove(store: FileSystemArtifactStore, artifact: str) -> None:
+def _remove(root: Path, artifact: str) -> None:
     try:
-        store.remove(artifact)
+        artifact_store(root).remove(artifact)
     except ArtifactNotFound:
         log.info("artifact %s was removed already", artifact)
+    (root / artifact).unlink(missing_ok=True)  # of a bucket's what was fetched from there
 
 
 def _forget(study: Study, trial_id: int, artifact: str) -> None:

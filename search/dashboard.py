@@ -1,38 +1,46 @@
-"""optuna-dashboard, served to this machine alone unless told otherwise, and then only to who has the token.
+"""optuna-dashboard behind the gate: artifacts that cannot run, cells that do not compute, ids that are there.
 
-optuna-dashboard itself asks nobody who they are and lets every request change the study. Here a request must
-name the host that we serve (against DNS rebinding) and, beyond loopback, bring the token.
+Not here: who may ask (gate.py); what can be asked for (routes.py); the sockets (server.py).
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-from base64 import b64decode
-from collections.abc import Callable, Iterable
+import asyncio
+import csv
+import io
+import os
+import re
+import stat
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
+from a2wsgi import WSGIMiddleware
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, get_storage
 from optuna_dashboard import wsgi
+from sqlalchemy.exc import DBAPIError
 
-VARIABLE: Final = "MLC_DASHBOARD_TOKEN"
+from search.artifacts import artifact_store
+from search.bucket import BucketUnusable
+from search.errors import StorageDown
+from search.gate import Gate, Message, Receive, Scope, Send
+from search.routes import BadRequest, Route
+
+_PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")  # a browser shows them and runs nothing
+_MIME: Final = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}", re.ASCII)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that spreadsheets compute, after OWASP
+
 Environ = dict[str, Any]  # PEP 3333
 Start = Callable[..., Any]
-App = Callable[[Environ, Start], Iterable[bytes]]
+Wsgi = Callable[[Environ, Start], Iterable[bytes]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def dashboard_app(storage: RDBStorage, root: Path, *, token: str | None) -> App:
-    """Build the WSGI application.
+def dashboard_app(storage: RDBStorage, root: Path, *, token: str | None, writable: bool, secure: bool = False) -> Gate:
+    """Build the ASGI application.
 
     Parameters
     ----------
@@ -40,51 +48,130 @@ def dashboard_app(storage: RDBStorage, root: Path, *, token: str | None) -> App:
         From `search.storage.connect`.
     root : Path
         The artifact folder.
-    token : str, optional
-        What a request must bring as the password of HTTP basic authentication (RFC 7617; any user name). Without
-        one, a request is answered if it names a loopback host.
+    token, writable, secure
+        As `Gate` takes them.
     """
-    inner: App = wsgi(get_storage(storage), artifact_store=FileSystemArtifactStore(root))
+    store = artifact_store(root)
+    if isinstance(store, FileSystemArtifactStore):
+        store = _Folder(root)
+    app = wsgi(get_storage(storage), artifact_store=store)
+    app.catchall = False  # it would make a page of every exception, before we see which
+    # Their types are narrower than ours: what ASGI and WSGI allow, not what is used of them.
+    served = cast("Asgi", WSGIMiddleware(cast("Any", _neutral(app)), workers=4))
 
-    def app(environ: Environ, start: Start) -> Iterable[bytes]:
-        if token is None and not is_loopback(_host(environ)):
-            return _refuse(start, "403 Forbidden", "Only requests to localhost are answered.")
-        if token is not None and not hmac.compare_digest(_password(environ), token.encode()):
-            challenge = [("WWW-Authenticate", 'Basic realm="mlc-search", charset="UTF-8"')]
-            return _refuse(start, "401 Unauthorized", "Give the token as password, with any user name.", challenge)
-        return inner(environ, start)
+    async def inner(route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(_look, storage, route)
+        try:
+            await served(scope, receive, _sealed(send) if route.area == "artifacts" else send)
+        except ArtifactNotFound:
+            raise BadRequest(404, "The artifact is not there.") from None
+        except BucketUnusable:
+            raise BadRequest(503, "The artifacts' bucket cannot be used now.") from None
 
-    return app
+    return Gate(inner, token=token, writable=writable, secure=secure)
 
 
-def serve(app: App, *, host: str, port: int) -> None:
-    """Serve until interrupted.
+class _Folder(FileSystemArtifactStore):
+    """The artifact folder, out of which no link leads."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open one that is a plain file."""
+        try:
+            descriptor = os.open(self._get_filepath(artifact_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            raise ArtifactNotFound(str(error.strerror)) from None
+        opened = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        if opened is None:
+            os.close(descriptor)
+            raise ArtifactNotFound("not a file")
+        return opened
+
+
+def _look(storage: RDBStorage, route: Route) -> None:
+    """Refuse what the application would fail at.
 
     Raises
     ------
-    OSError
-        The port is taken, or the host is not this machine's.
+    BadRequest
+        The study or trial is not there, or cannot be shown or changed so.
     """
-    import waitress
-
-    waitress.serve(app, host=host, port=port, threads=4, ident=None, _quiet=True)
-
-
-def _host(environ: Environ) -> str:
-    named = str(environ.get("HTTP_HOST", ""))
-    return named.partition("]")[0].removeprefix("[") if named.startswith("[") else named.rpartition(":")[0] or named
-
-
-def _password(environ: Environ) -> bytes:
-    scheme, _, encoded = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-    if scheme.lower() != "basic":
-        return b""
     try:
-        return b64decode(encoded, validate=True).partition(b":")[2]
+        _look_for_study(storage, route)
+        _look_for_trial(storage, route)
+    except (DBAPIError, StorageInternalError, StorageDown):
+        raise BadRequest(503, "The database does not answer.") from None
+
+
+def _look_for_study(storage: RDBStorage, route: Route) -> None:
+    if route.study is None:
+        return
+    try:
+        objectives = len(storage.get_study_directions(route.study))
+    except KeyError:
+        raise BadRequest(404, f"There is no study {route.study}.") from None
+    if route.plot == "pareto_front" and objectives not in (2, 3):
+        raise BadRequest(404, "The study has no Pareto front that could be drawn.")
+
+
+def _look_for_trial(storage: RDBStorage, route: Route) -> None:
+    if route.trial is None:
+        return
+    try:
+        trial = storage.get_trial(route.trial)
+        if route.study is not None:
+            storage.get_trial_id_from_study_id_trial_number(route.study, trial.number)
+    except KeyError:
+        raise BadRequest(404, f"There is no trial {route.trial}.") from None
+    if trial.state.is_finished() and not route.finished:
+        raise BadRequest(409, "The trial has finished; only its note can still be changed.")
+
+
+def _neutral(app: Wsgi) -> Wsgi:
+    """Keep cells of the trials' CSV from being formulas."""
+
+    def neutral(environ: Environ, start: Start) -> Iterable[bytes]:
+        found = re.fullmatch(r"/csv/(\d+)", environ["PATH_INFO"].rstrip("/"))
+        if found is None:
+            return app(environ, start)
+        said: list[str] = []
+
+        def hold(status: str, _headers: object, _error: object = None) -> None:
+            said.append(status)
+
+        written = io.StringIO(newline="")
+        rows = csv.reader(io.StringIO(b"".join(app(environ, hold)).decode(), newline=""))
+        csv.writer(written).writerows([_cell(cell) for cell in row] for row in rows)
+        name = f'attachment; filename="study-{found[1]}.csv"'  # the study's own name may be no header's text
+        start(said[-1], [("Content-Type", "text/csv; charset=utf-8"), ("Content-Disposition", name)])
+        return [written.getvalue().encode()]
+
+    return neutral
+
+
+def _cell(text: str) -> str:
+    if not text.startswith(_FORMULA):
+        return text
+    try:
+        float(text)
     except ValueError:
-        return b""
+        return f"'{text}"
+    return text.strip()  # -0.5 stays a number
 
 
-def _refuse(start: Start, status: str, said: str, headers: Iterable[tuple[str, str]] = ()) -> list[bytes]:
-    start(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
-    return [said.encode() + b"\n"]
+def _sealed(send: Send) -> Send:
+    """Hand an artifact out as a file: whatever it holds, it is no page of ours."""
+
+    async def sealed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = {key.lower(): value.decode("latin-1") for key, value in message["headers"]}
+            kind = given.get(b"content-type", "").partition(";")[0].strip().lower()
+            kind = kind if _MIME.fullmatch(kind) else "application/octet-stream"
+            headers = [
+                (b"content-type", kind.encode()),
+                (b"content-disposition", b"inline" if kind in _PICTURES else b"attachment"),
+                (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
+            ]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return sealed

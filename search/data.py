@@ -14,7 +14,6 @@ from typing import cast
 from mlc_core import DEFAULTS, BackboneName, Dataset, OnProgress, Problem, StemName, Value, digits, read_data
 from search.declaration import Choice, Declaration, Range
 from search.errors import DataChanged
-from search.storage import patiently
 from search.study import DATA, Study
 
 
@@ -126,7 +125,7 @@ class _Known:
 
 
 def _remembered(study: Study) -> _Known | None:
-    attributes = patiently(study.storage, lambda: study.optuna.user_attrs)
+    attributes = study.optuna.user_attrs
     return _read(attributes[DATA]) if DATA in attributes else None
 
 

@@ -15,8 +15,9 @@ from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
 from search.confirm import Verdict
 from search.views import Comparison, Counts, TrialRow
 
-if TYPE_CHECKING:  # it reads pictures, which a status does not need
+if TYPE_CHECKING:  # these import torch, or read pictures, which a status does not need
     from mlc_core import DataCheck
+    from search.doctor import Finding
 
 LEADERS = 10  # rows of a leaderboard after a run
 PROBLEMS = 10  # of a data set, listed on a terminal
@@ -287,6 +288,15 @@ def finished_line(row: TrialRow) -> str:
 def _cell(row: TrialRow, key: str) -> str:
     own = {name: value for name, value in row.params.items() if key == "scheduler" and name in SCHEDULER_KEYS}
     return f"{_short(row.params[key])} {settings(own)}".rstrip() if key in row.params else ""
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One line for each thing that was checked."""
+    table = plain_table(None, header=False)
+    colours = {"ok": "green", "warning": "yellow", "failed": "red"}
+    for finding in findings:
+        table.add_row(Text(finding.level, style=colours[finding.level]), finding.what, Text(finding.said))
+    return table
 
 
 def plain_table(title: str | None, *, header: bool = True) -> Table:

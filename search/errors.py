@@ -11,6 +11,7 @@
         ├── StudyBusy          trials of the study run
         ├── StudyChanged       the study was started with another declaration
         ├── DataChanged        the study was started with other data
+        ├── CodeChanged        workers of other versions are at work
         └── BadDeclaration     a key of a study's TOML file is wrong
 
 No URL enters these texts except through `search.storage.redacted`.
@@ -113,6 +114,23 @@ class DataChanged(SearchError):
 
     def __init__(self, study: str, problem: str) -> None:
         super().__init__(f"The data of study {study!r}: {problem}.")
+
+
+class CodeChanged(SearchError):
+    """Workers of other versions are at work on the study; values of two versions cannot be compared.
+
+    Attributes
+    ----------
+    known, ours : str
+        The versions of those workers and of this one.
+    """
+
+    def __init__(self, worker: str, known: str, ours: str) -> None:
+        super().__init__(
+            f"Worker {worker} is at work with {known}; this one is {ours}. Install the same on every machine, or stop "
+            "those workers: the study then goes on with whatever comes first."
+        )
+        self.known, self.ours = known, ours
 
 
 class BadDeclaration(SearchError):

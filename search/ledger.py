@@ -3,32 +3,38 @@
 Plain Optuna counts after a trial, so several workers overshoot, and on SQLite two of them can pop one trial.
 Here every step is one transaction that holds the study's row, and every count is read from the trials' own
 states. A trial keeps its Optuna id for life: lost or interrupted, it goes from RUNNING back to WAITING with
-its parameters and reports. Not here: threads that beat (worker.py); who starts processes (pool.py).
+its parameters and reports. Whatever is done may be done twice: a connection that is lost while committing leaves
+nobody the wiser. Times are the database's, as machines' clocks differ. Not here: threads that beat (worker.py); who
+starts processes (pool.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from search.errors import StudyNotFound
+from search.errors import CodeChanged, StudyNotFound
 from search.storage import transact
-from search.tables import BUDGETS, CLAIMS, ENQUEUED, Trial, attempts, last_report, now, put_back, states
+from search.tables import BUDGETS, CLAIMS, ENQUEUED, WORKERS, Trial, last_report, last_step, now, put_back, states
+from search.trials import Trials
 
 FAILURE: Final = "failure"  # user attribute of a trial: why it failed or was lost, oldest first
 _REASONS: Final = 10  # how many of them are kept
 _REASON_LENGTH: Final = 2000  # characters of each
+CODE: Final = "mlc:code"  # study attribute: the versions by which its trials are trained
+GRACE: Final = 120.0  # seconds of silence after which a worker is taken to be dead
+LOSSES: Final = 10  # workers in a row that a trial may take with it, without a new report, before it is given up
 
 _T = TypeVar("_T")
 
@@ -65,17 +71,27 @@ class Progress:
     closed: bool  # by `close_budget`, or because all have finished
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker on the list."""
+
+    name: str
+    about: Mapping[str, Any]  # its code, data, host and device
+    silent: float  # seconds since it was heard
+
+
 class Ledger:
     """The budgets, claims and queue of one study.
 
     Parameters
     ----------
-    storage : RDBStorage
+    storage : Trials
         From `search.storage.connect`.
     study_id : int
         Optuna's id of the study.
     retries : int
-        How often a trial that failed or was lost is claimed again before it is given up.
+        How often a trial that failed is claimed again before it is given up. One whose worker fell silent is always
+        claimed again, unless that happens LOSSES times in a row without a new report.
     draws : bool
         Whether new trials are begun once the queue is empty.
 
@@ -87,11 +103,17 @@ class Ledger:
         From every operation, when the database stays away.
     """
 
-    def __init__(self, storage: RDBStorage, study_id: int, *, retries: int = 2, draws: bool = True) -> None:
+    def __init__(self, storage: Trials, study_id: int, *, retries: int = 2, draws: bool = True) -> None:
         self._storage, self._study_id, self._retries, self._draws = storage, study_id, retries, draws
+        self._asked_at = self._calm_until = -math.inf  # the database's clock
 
-    def open_budget(self, trials: int) -> int:
+    def open_budget(self, trials: int, *, own: bool = False) -> int:
         """Ask for that many more finished trials.
+
+        Parameters
+        ----------
+        own : bool
+            Whether whoever asks has workers of its own for them, and beats: when it falls silent, the budget is closed.
 
         Returns
         -------
@@ -101,11 +123,23 @@ class Ledger:
         if trials < 1:
             raise ValueError(f"a budget is at least 1 trial, not {trials}")
 
+        token = secrets.token_hex(16)
+
         def work(session: Session) -> int:
-            row = insert(BUDGETS).values(study_id=self._study_id, trials=trials, closed=False, created_at=now(session))
+            there = session.execute(select(BUDGETS.c.budget_id).filter_by(token=token)).scalar_one_or_none()
+            if there is not None:
+                return int(there)
+            clock = now(session)
+            row = insert(BUDGETS).values(study_id=self._study_id, trials=trials, closed=False, created_at=clock)
+            row = row.values(token=token, beat_at=clock if own else None)
             return int(session.execute(row.returning(BUDGETS.c.budget_id)).scalar_one())
 
         return self._locked(work)
+
+    def keep_budget(self, budget_id: int) -> None:
+        """Say that whoever opened its own budget lives."""
+        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
+        self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(beat_at=now(session))))
 
     def close_budget(self, budget_id: int) -> None:
         """Let no more trials be claimed from it; what runs may still finish."""
@@ -141,7 +175,9 @@ class Ledger:
 
         return self._locked(work)
 
-    def claim(self, worker: str, *, budget_id: int | None = None, grace: float = 120.0) -> Claim | Wait | Done:
+    def claim(
+        self, worker: str, *, budget_id: int | None = None, grace: float = GRACE, code: str | None = None
+    ) -> Claim | Wait | Done:
         """Take the next trial: the lowest-numbered waiting one, else a new one.
 
         Parameters
@@ -152,13 +188,32 @@ class Ledger:
             The budget to take from; otherwise any open one of the study.
         grace : float, seconds
             Trials whose worker has not beaten for longer are lost, and go back to the queue first.
+        code : str, optional
+            The versions of this worker; they become the study's, unless others are at work.
+
+        Raises
+        ------
+        CodeChanged
+            Workers of other versions are at work.
         """
+        token = secrets.token_hex(16)
 
         def work(session: Session) -> Claim | Wait | Done:
             clock = now(session)
-            self._lose(session, CLAIMS.c.beat_at < clock - grace)
+            where = (CLAIMS.c.study_id == self._study_id) & (CLAIMS.c.token == token)
+            if (mine := session.execute(select(CLAIMS).where(where)).one_or_none()) is not None:
+                number = int(session.get_one(models.TrialModel, mine.trial_id).number)
+                return Claim(int(mine.trial_id), number, int(mine.attempts), int(mine.budget_id))
+            if self._is_calm(clock, grace):
+                self._lose(session, CLAIMS.c.beat_at < clock - grace)
+            if budget_id is None:
+                self._close_abandoned(session, clock - grace)
+            if code is not None:
+                self._agree(session, code, since=clock - grace)
             slot = self._free_slot(session, budget_id)
-            return self._take(session, worker=worker, budget_id=slot, clock=clock) if isinstance(slot, int) else slot
+            if not isinstance(slot, int):
+                return slot
+            return self._take(session, worker=worker, budget_id=slot, clock=clock, token=token)
 
         return self._locked(work)
 
@@ -172,10 +227,50 @@ class Ledger:
         """
 
         def work(session: Session) -> bool:
+            clock = now(session)
+            self._is_calm(clock, GRACE)
+            session.execute(update(WORKERS).filter_by(worker=worker).values(beat_at=clock))
             if self._held(session, trial_id, worker) is None:
                 return False
-            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(beat_at=now(session)))
+            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(beat_at=clock))
             return True
+
+        return self._locked(work)
+
+    def enlist(self, worker: str, about: Mapping[str, Any]) -> None:
+        """Put a worker on the list of those that are there, for people to read; again to say that it lives."""
+
+        def work(session: Session) -> None:
+            session.execute(delete(WORKERS).filter_by(worker=worker))
+            row = {"worker": worker, "study_id": self._study_id, "about": json.dumps(dict(about))}
+            session.execute(insert(WORKERS).values(row | {"beat_at": now(session)}))
+
+        self._locked(work)
+
+    def workers(self) -> list[Worker]:
+        """List the workers that have begun and not ended in order."""
+
+        def work(session: Session) -> list[Worker]:
+            clock = now(session)
+            rows = session.execute(select(WORKERS).filter_by(study_id=self._study_id).order_by(WORKERS.c.worker))
+            return [Worker(row.worker, json.loads(row.about), clock - row.beat_at) for row in rows]
+
+        return self._locked(work)
+
+    def recover(self, *, grace: float = GRACE) -> int:
+        """Put the trials of workers that fell silent back into the queue, and strike those workers off the list.
+
+        Returns
+        -------
+        int
+            How many trials they were.
+        """
+
+        def work(session: Session) -> int:
+            since = now(session) - grace
+            session.execute(delete(WORKERS).where(WORKERS.c.study_id == self._study_id, WORKERS.c.beat_at < since))
+            self._close_abandoned(session, since)
+            return self._lose(session, CLAIMS.c.beat_at < since)
 
         return self._locked(work)
 
@@ -212,7 +307,7 @@ class Ledger:
             final = value if value is not None else last_report(session, trial_id)
             if final is not None:
                 self._storage._set_trial_value_without_commit(session, trial, 0, final)
-            trial.state, trial.datetime_complete = state, datetime.now().astimezone()
+            trial.state, trial.datetime_complete = state, _moment(now(session))
             return True
 
         return self._locked(work)
@@ -249,13 +344,20 @@ class Ledger:
 
         return self._locked(work)
 
-    def give_back(self, workers: Iterable[str]) -> None:
-        """Treat the running trials of these workers, known to be dead, as lost at once."""
-        dead = list(workers)
-        self._locked(lambda session: self._lose(session, CLAIMS.c.worker.in_(dead)))
+    def give_back(self, workers: Iterable[str], *, why: str = "ended") -> None:
+        """Treat the running trials of these workers, known to have ended, as lost at once."""
+        ended = list(workers)
+
+        def work(session: Session) -> None:
+            self._lose(session, CLAIMS.c.worker.in_(ended), why)
+            session.execute(delete(WORKERS).where(WORKERS.c.worker.in_(ended)))
+
+        self._locked(work)
 
     def enqueue(self, key: str, *, params: Mapping[str, Any], user_attrs: Mapping[str, Any]) -> int | None:
-        """Put a trial with these parameters into the queue, unless the study ever had one under this key.
+        """Put a trial with these parameters into the queue, unless the study has one under this key.
+
+        One that was given up after its last attempt is replaced by a new one.
 
         Returns
         -------
@@ -269,8 +371,11 @@ class Ledger:
         )
 
         def work(session: Session) -> int | None:
-            if session.execute(select(ENQUEUED).filter_by(study_id=self._study_id, key=key)).first():
+            rows = select(models.TrialModel.state).join(ENQUEUED, ENQUEUED.c.trial_id == models.TrialModel.trial_id)
+            state = session.execute(rows.where(ENQUEUED.c.study_id == self._study_id, ENQUEUED.c.key == key)).scalar()
+            if state not in (None, TrialState.FAIL):
                 return None
+            session.execute(delete(ENQUEUED).filter_by(study_id=self._study_id, key=key))
             trial = self._storage._get_prepared_new_trial(self._study_id, template, session)
             row = insert(ENQUEUED).values(study_id=self._study_id, key=key, trial_id=trial.trial_id)
             session.execute(row)
@@ -311,6 +416,35 @@ class Ledger:
 
         return transact(self._storage, locked)
 
+    def _is_calm(self, clock: float, grace: float) -> bool:
+        """Tell whether silent workers have had time to speak since this process could be heard itself.
+
+        After a laptop's sleep or a database's absence all of them have been silent, and one asks first. To be called
+        whenever this process has been heard.
+        """
+        if self._asked_at > -math.inf and clock - self._asked_at > grace / 2:
+            self._calm_until = clock + grace / 2
+        self._asked_at = clock
+        return clock >= self._calm_until
+
+    def _agree(self, session: Session, code: str, *, since: float) -> None:
+        """See to it that workers of the same versions alone train at the same time."""
+        attribute, trial = models.StudyUserAttributeModel, models.TrialModel
+        row = session.execute(select(attribute).filter_by(study_id=self._study_id, key=CODE)).scalar_one_or_none()
+        if row is None:
+            session.add(attribute(study_id=self._study_id, key=CODE, value_json=json.dumps(code)))
+        elif (known := str(json.loads(str(row.value_json)))) != code:
+            where = (CLAIMS.c.study_id == self._study_id) & (trial.state == TrialState.RUNNING)
+            running = select(CLAIMS.c.worker).join(trial, trial.trial_id == CLAIMS.c.trial_id).where(where)
+            others = session.execute(running.where(CLAIMS.c.beat_at >= since)).scalars().all()
+            if others:
+                raise CodeChanged(others[0], known, code)
+            row.value_json = json.dumps(code)
+
+    def _close_abandoned(self, session: Session, since: float) -> None:
+        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.beat_at < since)
+        session.execute(update(BUDGETS).where(where, BUDGETS.c.closed.is_(False)).values(closed=True))
+
     def _free_slot(self, session: Session, budget_id: int | None) -> int | Wait | Done:
         where = (BUDGETS.c.study_id == self._study_id) & BUDGETS.c.closed.is_(False)
         if budget_id is not None:
@@ -333,13 +467,15 @@ class Ledger:
         queue = select(trial.trial_id).filter_by(study_id=self._study_id, state=TrialState.WAITING).limit(1)
         return session.execute(queue).first() is None
 
-    def _take(self, session: Session, *, worker: str, budget_id: int, clock: float) -> Claim:
+    def _take(self, session: Session, *, worker: str, budget_id: int, clock: float, token: str) -> Claim:
         trial: Trial = self._pop(session)
         if trial is None:
             trial = self._storage._get_prepared_new_trial(self._study_id, None, session)
-        before = attempts(session, trial.trial_id)
-        attempt = (before or 0) + 1
-        row = {"budget_id": budget_id, "worker": worker, "attempts": attempt, "beat_at": clock}
+        trial.datetime_start = _moment(clock)
+        before = session.execute(select(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id)).one_or_none()
+        attempt = 1 if before is None else before.attempts + 1
+        row = {"budget_id": budget_id, "worker": worker, "attempts": attempt, "beat_at": clock, "token": token}
+        row["from_step"] = last_step(session, trial.trial_id)
         if before is None:
             row |= {"trial_id": trial.trial_id, "study_id": self._study_id}
             session.execute(insert(CLAIMS).values(row))
@@ -355,7 +491,7 @@ class Ledger:
             # Somebody's plain Study.ask, which knows no lock on the study, may be popping the same one.
             session.refresh(first, with_for_update=True)
             if first.state == TrialState.WAITING:
-                first.state, first.datetime_start = TrialState.RUNNING, datetime.now().astimezone()
+                first.state = TrialState.RUNNING
                 return first
         return None
 
@@ -366,27 +502,41 @@ class Ledger:
         trial = session.get(models.TrialModel, trial_id, with_for_update=True)
         return trial if trial is not None and trial.state in (TrialState.RUNNING, also) else None
 
-    def _lose(self, session: Session, which: ColumnElement[bool]) -> None:
+    def _lose(self, session: Session, which: ColumnElement[bool], why: str = "fell silent") -> int:
         where = (CLAIMS.c.study_id == self._study_id) & (models.TrialModel.state == TrialState.RUNNING) & which
-        claims = select(CLAIMS.c.trial_id, CLAIMS.c.worker).join(
-            models.TrialModel, models.TrialModel.trial_id == CLAIMS.c.trial_id
-        )
+        claims = select(CLAIMS).join(models.TrialModel, models.TrialModel.trial_id == CLAIMS.c.trial_id)
+        lost = 0
         for claim in session.execute(claims.where(where)).all():
             trial = session.get(models.TrialModel, claim.trial_id, with_for_update=True)
-            if trial is not None and trial.state == TrialState.RUNNING:
-                self._failed(session, trial, f"lost: worker {claim.worker} fell silent")
+            if trial is None or trial.state != TrialState.RUNNING:
+                continue
+            step = last_step(session, claim.trial_id)
+            losses = 0 if step is not None and step > (claim.from_step or 0) else claim.losses + 1
+            self._note(session, trial, f"lost: worker {claim.worker} {why}", {"losses": losses})
+            self._put_back_or_give_up(session, trial, losses < LOSSES)
+            lost += 1
+        return lost
 
     def _failed(self, session: Session, trial: Trial, reason: str) -> bool:
+        rows = select(CLAIMS.c.failures).where(CLAIMS.c.trial_id == trial.trial_id)
+        failures = int(session.execute(rows).scalar_one()) + 1
+        self._note(session, trial, reason, {"failures": failures})
+        return self._put_back_or_give_up(session, trial, failures <= self._retries)
+
+    def _note(self, session: Session, trial: Trial, reason: str, counts: Mapping[str, int]) -> None:
         attribute = models.TrialUserAttributeModel
         row = attribute.find_by_trial_and_key(trial, FAILURE, session)
         earlier = [] if row is None else json.loads(str(row.value_json))
         reasons = [*earlier, reason[:_REASON_LENGTH]]
         self._storage._set_trial_attr_without_commit(session, attribute, trial.trial_id, FAILURE, reasons[-_REASONS:])
-        if (attempts(session, trial.trial_id) or 0) <= self._retries:
+        session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id).values(dict(counts)))
+
+    def _put_back_or_give_up(self, session: Session, trial: Trial, again: bool) -> bool:
+        if again:
             put_back(session, trial, forgive=0)
-            return True
-        trial.state, trial.datetime_complete = TrialState.FAIL, datetime.now().astimezone()
-        return False
+        else:
+            trial.state, trial.datetime_complete = TrialState.FAIL, _moment(now(session))
+        return again
 
     def _close(self, session: Session, budget_id: int) -> None:
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
@@ -401,6 +551,11 @@ def ask(study: optuna.Study, claim: Claim) -> optuna.trial.Trial:
     study._thread_local.cached_all_trials = None
     study._storage.get_all_trials(study._study_id, deepcopy=False)  # its cache learns of the trial
     return optuna.trial.Trial(study, claim.trial_id)
+
+
+def _moment(clock: float) -> datetime:
+    """Spell the database's time as Optuna's tables hold times."""
+    return datetime.fromtimestamp(clock, UTC).astimezone()
 
 
 def _finished(counts: Mapping[TrialState, int]) -> int:

@@ -25,7 +25,6 @@ from search.figures import (
 )
 from search.notes import hang
 from search.page import write_html
-from search.storage import patiently
 from search.study import Study
 from search.study_figures import importances, optimization_history, slices, timeline
 from search.views import TrialRow, trial_rows
@@ -57,7 +56,7 @@ def write_worst(path: Path, chosen: Chosen, data: Dataset) -> None:
 
 def search_figures(study: Study, rows: list[TrialRow]) -> dict[str, go.Figure]:
     """Draw a search; the key is a file's name."""
-    important = patiently(study.storage, lambda: importances(study.optuna))
+    important = importances(study.optuna)
     return {
         "history": optimization_history(rows),
         **({} if important is None else {"importances": important}),
@@ -72,7 +71,7 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
     They are of the validation split, at threshold 0.5: the test split is not looked at while a search goes on.
     """
     objective, complete = study.declaration.objective, (TrialState.COMPLETE,)
-    trials = patiently(study.storage, lambda: study.optuna.get_trials(deepcopy=False, states=complete))
+    trials = study.optuna.get_trials(deepcopy=False, states=complete)
     best = min(trials, key=lambda one: (cost(cast("float", one.value), objective), one.number), default=None)
     if best is None or best.number != number or (weights := weights_path(root, best)) is None:
         return

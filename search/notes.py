@@ -17,9 +17,9 @@ from sqlalchemy import func, select
 
 from mlc_core import EpochReport, Objective, best_epoch
 from search.artifacts import attach
-from search.storage import patiently, transact
+from search.storage import transact
 from search.study import Study
-from search.trials import held, write
+from search.trials import together
 
 CURVES: Final = "curves.svg"
 _PIECE: Final = 2045  # characters of a figure in one attribute, as optuna_dashboard cuts it
@@ -30,15 +30,8 @@ _LINES: Final = {  # Okabe & Ito's colours; dashes tell them apart in print
 }
 
 
-def leave(root: Path, study: Study, trial: Trial, reports: Sequence[EpochReport], *, ended: str) -> None:
-    """Give a running trial, about to end, its note and its curves.
-
-    Parameters
-    ----------
-    root : Path
-        The artifact folder.
-    ended : str
-        How it ended, in a sentence.
+def picture(root: Path, study: Study, trial: Trial, reports: Sequence[EpochReport]) -> None:
+    """Give a running trial, about to end, its curves.
 
     Raises
     ------
@@ -50,9 +43,13 @@ def leave(root: Path, study: Study, trial: Trial, reports: Sequence[EpochReport]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / CURVES
         file.write_text(curves({name: [getattr(one, key) for one in reports] for name, (*_, key) in _LINES.items()}))
-        patiently(study.storage, lambda: attach(root, study, trial._trial_id, file))
-    text = note(reports, study.declaration.objective, ended=ended)
-    patiently(study.storage, lambda: _save(trial, text))
+        attach(root, study, trial._trial_id, file)
+
+
+def leave(study: Study, trial: Trial, reports: Sequence[EpochReport], *, ended: str) -> None:
+    """Give a trial its note; `ended` says in a sentence how it did."""
+    if reports:
+        _save(trial, note(reports, study.declaration.objective, ended=ended))
 
 
 def _save(trial: Trial, text: str) -> None:
@@ -78,10 +75,9 @@ def hang(study: Study, name: str, figure: str) -> None:
     before: int = transact(study.storage, lambda session: session.execute(rows).scalar_one())
     pieces = [figure[start : start + _PIECE] for start in range(0, len(figure), _PIECE)]
     pieces += [""] * (before - len(pieces))
-    with held(study.storage) as waiting:
+    with together(study.storage):
         for place, piece in enumerate(pieces):
             study.storage.set_study_system_attr(study_id, f"{prefix}{place}", piece)
-    patiently(study.storage, lambda: write(study.storage, waiting))
 
 
 def note(reports: Sequence[EpochReport], objective: Objective, *, ended: str) -> str:

@@ -18,10 +18,9 @@ from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, OnEpoch, Par
 from search.artifacts import checkpoint_folder
 from search.layout import shape_of
 from search.ledger import Claim, ask
-from search.notes import leave
+from search.notes import leave, picture
 from search.signals import Stop
 from search.space import suggest
-from search.storage import patiently
 from search.strategy import sampler
 from search.study import (
     COMPUTE,
@@ -36,7 +35,7 @@ from search.study import (
     Study,
     fit_spec,
 )
-from search.trials import held, write
+from search.trials import together
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def run_trial(
     except Diverged as error:
         reporter.note(root, ended=f"Diverged in epoch {error.epoch}, as {error.reason},")
         reason = f"epoch {error.epoch}: {error.reason}"
-        patiently(study.storage, lambda: trial.set_user_attr(DIVERGED, reason))
+        trial.set_user_attr(DIVERGED, reason)
         return Pruned()
     if lost.is_set():
         return Lost()
@@ -135,15 +134,14 @@ def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[st
         Whether it replays or repeats another: then it is never pruned.
     """
     study.optuna.sampler = sampler(study.declaration, claim.number, earlier=study.optuna.sampler)
-    trial = patiently(study.storage, lambda: ask(study.optuna, claim))
-    with held(study.storage) as rows:
-        drawn = patiently(study.storage, lambda: suggest(trial, study.declaration))
+    trial = ask(study.optuna, claim)
+    with together(study.storage):
+        drawn = suggest(trial, study.declaration)
         replay = PAPER in trial.user_attrs or REPEATS in trial.user_attrs
         seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
         spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
         trial.set_user_attr(FIT, spec)
         trial.set_user_attr(COMPUTE, {"precision": precision, "threads": study.threads})
-    patiently(study.storage, lambda: write(study.storage, rows))
     return trial, spec, replay
 
 
@@ -179,12 +177,10 @@ class Reporter(OnEpoch):
             if self._lost.is_set():
                 return False
             if report.epoch not in self._known:
-                patiently(
-                    self._study.storage, lambda: self._trial.report(report.value(self._objective), step=report.epoch)
-                )
+                self._trial.report(report.value(self._objective), step=report.epoch)
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and max(self._known, default=0) <= report.epoch < report.epochs:
-                self.pruned = patiently(self._study.storage, self._trial.should_prune)
+                self.pruned = self._trial.should_prune()
         if not self.pruned:  # else it is over anyway, and the pruner would not say it a second time
             self._stop.check()
         return not self.pruned
@@ -192,8 +188,9 @@ class Reporter(OnEpoch):
     def note(self, root: Path, *, ended: str) -> None:
         """Store what the study's reports have no room for."""
         metrics = {name: [getattr(report, name) for report in self._reports] for name in METRICS_OF_AN_EPOCH}
-        with held(self._study.storage) as rows:
+        # By itself: should the trial be another's by now, its file is not written at all.
+        picture(root, self._study, self._trial, self._reports)
+        with together(self._study.storage):
             self._trial.set_user_attr(METRICS, metrics)
             self._trial.set_user_attr(SECONDS, round(sum(report.seconds for report in self._reports), 3))
-            leave(root, self._study, self._trial, self._reports, ended=ended)
-        patiently(self._study.storage, lambda: write(self._study.storage, rows))
+            leave(self._study, self._trial, self._reports, ended=ended)

@@ -5,6 +5,8 @@ Not here: what a worker does (worker.py); what is drawn meanwhile (progress.py).
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,18 +18,24 @@ from pathlib import Path
 from typing import IO, Final
 
 from mlc_core import gpus
+from search.attempts import BEAT_SECONDS
 from search.data import Source
 from search.errors import SearchError
 from search.layout import environment
 from search.signals import Stop
 from search.storage import VARIABLE
 from search.study import Study
-from search.worker import worker_name
+from search.worker import PATIENCE, worker_name
 
 POLL_SECONDS: Final = 0.25  # between two looks at the workers
-DEATHS: Final = 10  # workers that may die on a search before it is given up
+DEATHS: Final = 12  # workers that may die in a row, with no trial finished meanwhile, before a search is given up
+LONGEST_PAUSE: Final = 30.0  # seconds before a worker is replaced; each death in a row doubles them
+AGAIN: Final = 60.0  # seconds in which what one worker says is not repeated by another
+
+_WORTH_SAYING: Final = re.compile(r"^(?:WARNING|ERROR) (?:search|mlc_core)\.[\w.]+: (.+)$", re.MULTILINE)
 
 Watch = Callable[[], None]  # called at each look, to draw what is new
+Say = Callable[[str], object]  # shows a line
 
 
 class WorkersDied(SearchError):
@@ -42,6 +50,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     place: int  # among those that work at once
+    heard: int = 0  # bytes of its log
 
 
 @dataclass(slots=True)
@@ -58,6 +67,10 @@ class Pool:
     budget_id : int
     source : Source, optional
         Where the study's data lie on this machine.
+    patience : float, seconds
+        For which a worker waits for a database or a folder that is away.
+    say : callable
+        Told what a worker warns of.
     """
 
     study: Study
@@ -65,8 +78,14 @@ class Pool:
     root: Path
     budget_id: int
     source: Source | None = None
+    patience: float = PATIENCE
+    say: Say = lambda _line: None
     _children: list[_Child] = field(default_factory=list)
+    _vacant: list[tuple[float, int]] = field(default_factory=list)  # when to fill which place again
     _deaths: int = 0
+    _finished: int = 0  # trials of the budget, when last a worker died
+    _beat_at: float = 0.0
+    _said: dict[str, float] = field(default_factory=dict)  # when which line was said
     _gpus: tuple[str, ...] = field(default_factory=gpus)
 
     def run(self, workers: int, *, stop: Stop, watch: Watch, seconds: float | None = None) -> bool:
@@ -93,18 +112,23 @@ class Pool:
                 watch()
                 stop.wait(POLL_SECONDS)
                 self._look()
+                if workers:
+                    self._beat()
             return time.monotonic() >= deadline
         finally:
             self._end()
 
     def _busy(self, workers: int) -> bool:
-        return bool(self._children) if workers else not self.study.ledger.remaining(self.budget_id).closed
+        if workers:
+            return bool(self._children or self._vacant)
+        return not self.study.ledger.remaining(self.budget_id).closed
 
     def _start(self, place: int) -> None:
         name = worker_name()
         log = tempfile.TemporaryFile(prefix="mlc-worker-")  # noqa: SIM115 - closed when the worker has ended
         command = [sys.executable, "-P", "-m", "search.worker", self.study.name]
         command += ["--budget", str(self.budget_id), "--name", name, "--artifacts", str(self.root)]
+        command += ["--patience", str(self.patience)]
         if self.source is not None:
             command += ["--data", str(self.source.path), "--format", self.source.format]
             command += ["--skip-bad"] * self.source.skip_bad
@@ -120,22 +144,47 @@ class Pool:
         self._children.append(_Child(name, process, log, place))
 
     def _look(self) -> None:
-        """Take note of workers that ended; replace those that died."""
+        """Take note of workers that ended; replace those that died, later and later while nothing gets done."""
         for child in list(self._children):
+            self._listen(child)
             code = child.process.poll()
             if code is None:
                 continue
             said = self._bury(child)
             if code == 0:
                 continue
-            self.study.ledger.give_back([child.name])
-            self._deaths += 1
+            self.study.ledger.give_back([child.name], why=_cause(code))
+            finished = self.study.ledger.remaining(self.budget_id).finished
+            self._deaths = 1 if finished > self._finished else self._deaths + 1
+            self._finished = finished
             if code > 0 or self._deaths > DEATHS:  # by its own decision: another would decide alike
-                raise WorkersDied(said or f"A worker ended with exit code {code} and said nothing.")
-            self._start(child.place)
+                raise WorkersDied(said or f"A worker {_cause(code)} and said nothing.")
+            pause = min(2.0 ** (self._deaths - 2), LONGEST_PAUSE) if self._deaths > 1 else 0.0
+            self._vacant.append((time.monotonic() + pause, child.place))
+        for when, place in list(self._vacant):
+            if time.monotonic() >= when:
+                self._vacant.remove((when, place))
+                self._start(place)
+
+    def _beat(self) -> None:
+        """Say that the budget's workers are looked after: without it a killed search would leave it open for ever."""
+        if time.monotonic() - self._beat_at > BEAT_SECONDS:
+            self.study.ledger.keep_budget(self.budget_id)
+            self._beat_at = time.monotonic()
+
+    def _listen(self, child: _Child) -> None:
+        """Pass on what a worker has warned of since."""
+        new = os.pread(child.log.fileno(), 2**20, child.heard)  # a read would move the place at which it writes
+        whole = new[: new.rfind(b"\n") + 1]
+        child.heard += len(whole)
+        for line in _WORTH_SAYING.findall(whole.decode(errors="replace")):
+            if time.monotonic() - self._said.get(line, -AGAIN) >= AGAIN:
+                self._said[line] = time.monotonic()
+                self.say(line)
 
     def _bury(self, child: _Child) -> str:
         self._children.remove(child)
+        self._listen(child)
         if child.process.stdin is not None:
             child.process.stdin.close()
         child.log.seek(0)
@@ -159,3 +208,8 @@ class Pool:
                     self._bury(child)
         if names:
             self.study.ledger.give_back(names)
+
+
+def _cause(code: int) -> str:
+    """Say how a worker ended."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -8,20 +8,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import optuna.storages._rdb
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateColumn
 
 from search.errors import BadStorage, StorageDown
+from search.patience import Patience
 from search.tables import ENQUEUED, METADATA
 from search.trials import Trials
 
@@ -30,7 +32,6 @@ VARIABLE: Final = "MLC_STORAGE"
 BUSY_SECONDS: Final = 30.0  # how long a SQLite connection waits for another's write
 CONNECT_SECONDS: Final = 10  # how long a PostgreSQL server may take to answer
 IDLE_SECONDS: Final = 120  # after which PostgreSQL ends the transaction of a client that fell silent
-PATIENCE: Final = 30.0  # seconds for which a failed transaction is tried again
 
 _EXAMPLES: Final = "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
 _SECRETS: Final = ("password", "passwd", "sslpassword")
@@ -72,7 +73,7 @@ def redacted(url: str) -> str:
     return parsed.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
-def connect(url: str, *, create: bool = True) -> RDBStorage:
+def connect(url: str, *, create: bool = True, patience: Patience | None = None) -> Trials:
     """Open the database, with Optuna's tables and ours in it.
 
     Any number of processes may do so at once on a fresh database. Each process opens its own: the result
@@ -84,6 +85,9 @@ def connect(url: str, *, create: bool = True) -> RDBStorage:
         As `resolve_url` takes it.
     create : bool
         Whether a database without tables (or a missing SQLite file) gets them; otherwise that is StorageDown.
+    patience : Patience, optional
+        How long to wait for a database that does not answer, now and later. Without it, one that does not answer
+        now is an error at once.
 
     Raises
     ------
@@ -94,27 +98,20 @@ def connect(url: str, *, create: bool = True) -> RDBStorage:
     """
     url = resolve_url(url)
     _look_for_file(url, create=create)
-    engine = _engine(url)
+    opened = partial(_open, url, create, patience or Patience())
     try:
-        _prepare(engine, url=url, create=create)
-        # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
-        storage = Trials(url.replace("{", "{{").replace("}", "}}"), _engine_kwargs(url))
+        return opened() if patience is None else patience.with_database(opened, spell=partial(_down, url))
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise _down(url, error) from None  # the cause may hold the URL
-    finally:
-        engine.dispose()
-    _listen(storage.engine)
-    storage.engine.dispose()  # what RDBStorage connected before the listeners were there
-    return storage
 
 
-def close(storage: RDBStorage) -> None:
+def close(storage: Trials) -> None:
     """Give the connections back; the storage may be used again, and then connects anew."""
     storage.remove_session()
     storage.engine.dispose()
 
 
-def transact(storage: RDBStorage, work: Callable[[Session], _T], *, patience: float = PATIENCE) -> _T:
+def transact(storage: Trials, work: Callable[[Session], _T]) -> _T:
     """Do the work in one transaction; again after a lost connection, a deadlock or a locked file.
 
     When the connection is lost while committing, nobody knows whether the work was done: it must be
@@ -123,36 +120,28 @@ def transact(storage: RDBStorage, work: Callable[[Session], _T], *, patience: fl
     Raises
     ------
     StorageDown
-        It still fails after `patience` seconds.
+        It still fails when the storage's patience is over.
     """
 
     def whole() -> _T:
         with Session(storage.engine) as session, session.begin():
             return work(session)
 
-    return patiently(storage, whole, patience=patience)
+    return storage.patiently(whole)
 
 
-def patiently(storage: RDBStorage, work: Callable[[], _T], *, patience: float = PATIENCE) -> _T:
-    """Do the work, again while the database fails; it must be something that may happen twice.
-
-    Optuna itself gives up reports and attributes at the first failure.
-
-    Raises
-    ------
-    StorageDown
-        It still fails after `patience` seconds.
-    """
-    deadline = time.monotonic() + patience
-    pause = 0.05
-    while True:
-        try:
-            return work()
-        except (OperationalError, InterfaceError, InternalError, optuna.exceptions.StorageInternalError) as error:
-            if time.monotonic() + pause > deadline:
-                raise _down(storage.url, error) from None
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+def _open(url: str, create: bool, patience: Patience) -> Trials:
+    engine = _engine(url)
+    try:
+        _prepare(engine, url=url, create=create)
+        # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
+        doubled = url.replace("{", "{{").replace("}", "}}")
+        storage = Trials(doubled, _engine_kwargs(url), patience, spell=partial(_down, url))
+    finally:
+        engine.dispose()
+    _listen(storage.engine)
+    storage.engine.dispose()  # what RDBStorage connected before the listeners were there
+    return storage
 
 
 def _parse(url: str) -> URL:
@@ -269,9 +258,8 @@ def _prepare(engine: Engine, *, url: str, create: bool) -> None:
             raise _other_version(
                 url, known=revision is None or revision in {r.revision for r in script.walk_revisions()}
             )
-        if ENQUEUED.name in tables:
-            return  # all tables come in this one transaction
-        models.BaseModel.metadata.create_all(connection)
+        if ENQUEUED.name not in tables:
+            models.BaseModel.metadata.create_all(connection)
         if "studies" not in tables:
             version = models.VersionInfoModel.__table__
             connection.execute(
@@ -283,6 +271,18 @@ def _prepare(engine: Engine, *, url: str, create: bool) -> None:
             )
             context.stamp(script, cast("str", head))
         METADATA.create_all(connection)
+        _add_columns(connection)
+
+
+def _add_columns(connection: Connection) -> None:
+    """Give tables that an earlier version made the columns that have come since; each has a default or may be null."""
+    there = inspect(connection)
+    for table in METADATA.sorted_tables:
+        known = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                spelled = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {spelled}"))
 
 
 def _other_version(url: str, *, known: bool) -> StorageDown:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.storages import RDBStorage, get_storage
+from optuna.storages import get_storage
 from optuna.study._frozen import FrozenStudy
 
 from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Params, Value
@@ -23,9 +23,11 @@ from search.declaration import BUILT_IN, Declaration
 from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFound
 from search.ledger import Ledger
 from search.paper import PaperTrial
+from search.patience import Patience
 from search.space import outside
 from search.storage import close, connect, resolve_url
 from search.strategy import pruner
+from search.trials import Trials
 
 DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JSON
 IDENTITY: Final = "mlc:id"  # study attribute: names the study's files; another study of this name has another
@@ -48,7 +50,7 @@ class Study:
 
     declaration: Declaration  # with the threads that were settled until it was opened
     identity: str
-    storage: RDBStorage
+    storage: Trials
     optuna: optuna.Study
     ledger: Ledger
 
@@ -71,6 +73,7 @@ def open_study(
     overrides: Mapping[str, int] | None = None,
     create: bool = False,
     confirms: str | None = None,
+    patience: Patience | None = None,
 ) -> Iterator[Study]:
     """Open a study for as long as the context lasts.
 
@@ -87,6 +90,8 @@ def open_study(
         Whether a study that is not there is started, where its declaration is known.
     confirms : str, optional
         Name of the study that one started now confirms: then it runs what is enqueued, and never draws.
+    patience : Patience, optional
+        How long to wait for a database that does not answer, see `search.storage.connect`.
 
     Raises
     ------
@@ -96,7 +101,7 @@ def open_study(
     wanted = overrides or {}
     if isinstance(reference, str) and _is_file(reference):
         reference = declarations.read(Path(reference), overrides=wanted)
-    storage = connect(resolve_url(storage_url), create=create)
+    storage = connect(resolve_url(storage_url), create=create, patience=patience)
     try:
         yield _open(storage, reference, wanted, create=create, confirms=confirms)
     finally:
@@ -121,7 +126,7 @@ def declared(reference: str, storage_url: str | None) -> Declaration:
         return declarations.built_in(reference)
 
 
-def study_names(storage: RDBStorage) -> list[str]:
+def study_names(storage: Trials) -> list[str]:
     """List the studies in the database that were started by mlc-search, by name."""
     return sorted(study.study_name for study in storage.get_all_studies() if DECLARATION in study.user_attrs)
 
@@ -177,7 +182,7 @@ def _is_file(reference: str) -> bool:
 
 
 def _open(
-    storage: RDBStorage,
+    storage: Trials,
     wanted: Declaration | str,
     overrides: Mapping[str, int],
     *,
@@ -223,7 +228,7 @@ def _open(
     return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries, draws=draws))
 
 
-def _is_bare(storage: RDBStorage, study: FrozenStudy, wanted: Declaration | str) -> bool:
+def _is_bare(storage: Trials, study: FrozenStudy, wanted: Declaration | str) -> bool:
     """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
     objectives = [wanted.objective] if isinstance(wanted, Declaration) else [*OBJECTIVES]
     single = study.directions[0].name.lower() if len(study.directions) == 1 else ""

@@ -43,10 +43,12 @@ BUDGETS: Final = Table(
     Column("trials", Integer, nullable=False),  # how many are to finish
     Column("closed", Boolean, nullable=False),
     Column("created_at", Float(53), nullable=False),  # seconds since 1970, the database's clock
+    Column("token", String(64)),  # by which whoever opened it knows it again
+    Column("beat_at", Float(53)),  # of the run whose own workers alone work on it; null: anybody's, it stays open
 )
 
 # One row for each trial that was ever claimed. While the trial waits to be claimed again it has no budget, no
-# worker and no beat: only the number of attempts is remembered.
+# worker and no beat: only what became of earlier attempts is remembered.
 CLAIMS: Final = Table(
     "mlc_claims",
     METADATA,
@@ -56,7 +58,21 @@ CLAIMS: Final = Table(
     Column("worker", String(512)),
     Column("attempts", Integer, nullable=False),
     Column("beat_at", Float(53)),  # seconds since 1970, the database's clock
+    Column("failures", Integer, nullable=False, server_default="0"),  # attempts that ended by an error
+    Column("losses", Integer, nullable=False, server_default="0"),  # in a row, each without a new report
+    Column("from_step", Integer),  # the last report when it was claimed
+    Column("token", String(64)),  # by which whoever claimed it knows it again
     Index("ix_mlc_claims_study", "study_id", "beat_at"),
+)
+
+# One row for each worker that has begun and not ended in order.
+WORKERS: Final = Table(
+    "mlc_workers",
+    METADATA,
+    Column("worker", String(512), primary_key=True),
+    Column("study_id", ForeignKey(_STUDY, ondelete="CASCADE"), nullable=False, index=True),
+    Column("about", String, nullable=False),  # JSON: its code, data, host, device
+    Column("beat_at", Float(53), nullable=False),  # seconds since 1970, the database's clock
 )
 
 ENQUEUED: Final = Table(
@@ -79,6 +95,7 @@ def _follow(table: Table, *, parent: str, key: str) -> None:
 
 _follow(BUDGETS, parent="studies", key="study_id")
 _follow(CLAIMS, parent="studies", key="study_id")
+_follow(WORKERS, parent="studies", key="study_id")
 _follow(CLAIMS, parent="trials", key="trial_id")
 _follow(ENQUEUED, parent="studies", key="study_id")
 _follow(ENQUEUED, parent="trials", key="trial_id")
@@ -100,16 +117,19 @@ def states(session: Session, budget_id: int) -> dict[TrialState, int]:
     return {row[0]: row[1] for row in session.execute(rows)}
 
 
-def attempts(session: Session, trial_id: int) -> int | None:
-    """Read how often the trial was claimed; None if never."""
-    return session.execute(select(CLAIMS.c.attempts).where(CLAIMS.c.trial_id == trial_id)).scalar_one_or_none()
-
-
 def put_back(session: Session, trial: Trial, *, forgive: int) -> None:
     """Let a running trial wait to be claimed again, and forget that many of its attempts."""
-    row = {"budget_id": None, "worker": None, "beat_at": None, "attempts": CLAIMS.c.attempts - forgive}
+    row: dict[str, Any] = {"budget_id": None, "worker": None, "beat_at": None, "token": None}
+    row["attempts"] = CLAIMS.c.attempts - forgive
     session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id).values(row))
     trial.state = TrialState.WAITING
+
+
+def last_step(session: Session, trial_id: int) -> int | None:
+    """Read the trial's newest step; None if it has not reported."""
+    report = models.TrialIntermediateValueModel
+    newest: int | None = session.execute(select(func.max(report.step)).where(report.trial_id == trial_id)).scalar()
+    return newest
 
 
 def last_report(session: Session, trial_id: int) -> float | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Final
+from functools import lru_cache, wraps
+from typing import Any, Final, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
 from optuna.distributions import distribution_to_json as spelled
@@ -23,6 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Table, false, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+
+from search.errors import SearchError
+from search.patience import Patience
+from search.tables import CLAIMS
 
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__
@@ -41,15 +45,91 @@ _KEYS: Final = {  # what makes a row unique; a parameter that is there stays as 
 }
 
 _Rows = list[tuple[Table, dict[str, Any]]]
+_T = TypeVar("_T")
+
+
+def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
+    @wraps(method)
+    def again(storage: Trials, *args: Any, **kwargs: Any) -> _T:  # noqa: ANN401 - whatever the method takes
+        return storage.patiently(lambda: method(storage, *args, **kwargs))
+
+    return again
+
+
+class TrialTaken(Exception):
+    """A trial is another worker's by now: this one fell silent for too long, and may write nothing of it any more."""
 
 
 class Trials(RDBStorage):
-    """RDBStorage, quicker."""
+    """RDBStorage, quicker; and where it gives up reports and attributes at the first failure, this one waits.
 
-    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+    Parameters
+    ----------
+    url : str
+    engine_kwargs : dict
+        As RDBStorage takes them.
+    patience : Patience
+    spell : callable
+        Makes a sentence of a failure of the database.
+
+    Attributes
+    ----------
+    worker : str or None
+        Who writes; a trial that was claimed is written by nobody else.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        engine_kwargs: dict[str, Any],
+        patience: Patience,
+        *,
+        spell: Callable[[Exception], SearchError],
+    ) -> None:
         self._held: _Rows | None = None  # what waits to be written
+        self.patience, self._spell = patience, spell
+        self.worker: str | None = None
         super().__init__(url, engine_kwargs=engine_kwargs, skip_table_creation=True)
 
+    def patiently(self, work: Callable[[], _T]) -> _T:
+        """Do the work, again while the database fails; it must be something that may happen twice.
+
+        Raises
+        ------
+        StorageDown
+            It still fails when patience is over.
+        """
+        return self.patience.with_database(work, spell=self._spell)
+
+    @_patient
+    def own(self, trial_id: int) -> None:
+        """Raise TrialTaken where the trial is another worker's."""
+        with _create_scoped_session(self.scoped_session) as session:
+            self._check(session, trial_id)
+
+    def _check(self, session: Session, trial_id: int) -> None:
+        """See that the trial may be written by this worker, until the transaction ends."""
+        # The ledger locks a trial before it takes it from a silent worker, so it waits for us, or we for it.
+        rows = select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id).with_for_update(read=True, key_share=True)
+        state = session.execute(rows).scalar()
+        if state is None:
+            raise KeyError(models.NOT_FOUND_MSG)
+        if self.worker is not None:
+            owner = session.execute(select(CLAIMS.c.worker).where(CLAIMS.c.trial_id == trial_id)).first()
+            if owner is not None and owner[0] != self.worker:
+                raise TrialTaken
+        self.check_trial_is_updatable(trial_id, state)
+
+    # What may be done twice: not the creation of trials, nor the write of a state, which is the ledger's.
+    get_all_studies = _patient(RDBStorage.get_all_studies)
+    get_study_directions = _patient(RDBStorage.get_study_directions)
+    get_study_id_from_name = _patient(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patient(RDBStorage.get_study_name_from_id)
+    get_study_system_attrs = _patient(RDBStorage.get_study_system_attrs)
+    get_study_user_attrs = _patient(RDBStorage.get_study_user_attrs)
+    set_study_user_attr = _patient(RDBStorage.set_study_user_attr)
+
+    @_patient
     def get_trial(self, trial_id: int) -> FrozenTrial:  # noqa: D102 - as in RDBStorage
         with _create_scoped_session(self.scoped_session) as session:
             found = _read(session, _TRIALS.c.trial_id == trial_id)
@@ -57,6 +137,7 @@ class Trials(RDBStorage):
             raise KeyError(models.NOT_FOUND_MSG)
         return found[0]
 
+    @_patient
     def _get_trials(
         self,
         study_id: int,
@@ -91,6 +172,7 @@ class Trials(RDBStorage):
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ANN401, D102
         self._put(_STUDY, {"study_id": study_id, "key": key, "value_json": json.dumps(value)})
 
+    @_patient
     def _set_trial_param(
         self,
         trial_id: int,
@@ -100,6 +182,7 @@ class Trials(RDBStorage):
         previous_distribution: BaseDistribution | None,
     ) -> None:
         if previous_distribution is None:  # this process has not met the parameter yet
+            self.own(trial_id)
             super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, None)
             return
         check_distribution_compatibility(previous_distribution, distribution)
@@ -112,42 +195,31 @@ class Trials(RDBStorage):
         else:
             self._held.append((table, row))
 
+    @_patient
     def _write(self, rows: _Rows) -> None:
         by_table: dict[Table, list[dict[str, Any]]] = defaultdict(list)
         for table, row in rows:
             by_table[table].append(row)
         with _create_scoped_session(self.scoped_session, ignore_integrity_error=True) as session:
             for trial_id in {row["trial_id"] for table, row in rows if table is not _STUDY}:
-                state = session.execute(select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)).scalar()
-                if state is None:
-                    raise KeyError(models.NOT_FOUND_MSG)
-                self.check_trial_is_updatable(trial_id, state)
+                self._check(session, trial_id)
             for table, several in by_table.items():
                 _upsert(session, table, several)
 
 
 @contextmanager
-def held(storage: RDBStorage) -> Iterator[_Rows]:
-    """Hold back what a trial or study is given in this block: parameters, attributes, reports; reads do not see it.
+def together(storage: Trials) -> Iterator[None]:
+    """Write what a trial or study is given in this block in one transaction at its end, unless the block fails.
 
-    Yields
-    ------
-    list
-        For `write`, after the block.
+    Parameters, attributes, reports; reads do not see them before.
     """
-    if not isinstance(storage, Trials):
-        raise TypeError(f"{type(storage).__name__} cannot hold anything back")
     rows: _Rows = []
     storage._held = rows
     try:
-        yield rows
+        yield
     finally:
         storage._held = None
-
-
-def write(storage: RDBStorage, rows: _Rows) -> None:
-    """Write what was held back, in one transaction; may be done twice."""
-    if rows and isinstance(storage, Trials):
+    if rows:
         storage._write(rows)
 
 

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
-from search.storage import patiently
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, REPEATS, SECONDS, Study
 
 STATES: Final = {
@@ -123,8 +122,7 @@ class Comparison:
 
 def trial_rows(study: Study) -> list[TrialRow]:
     """Read all trials, by number."""
-    trials = patiently(study.storage, lambda: study.optuna.get_trials(deepcopy=False))
-    return [_row(study, trial) for trial in trials]
+    return [_row(study, trial) for trial in study.optuna.get_trials(deepcopy=False)]
 
 
 def counts(rows: Iterable[TrialRow]) -> Counts:

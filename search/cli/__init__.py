@@ -14,6 +14,7 @@ from search.cli import (
     dashboard,
     data,
     delete,
+    doctor,
     evaluate,
     export,
     fit,
@@ -49,6 +50,7 @@ for module in (
     pretrain,
     fit,
     dashboard,
+    doctor,
     delete,
 ):
     module.register(app)

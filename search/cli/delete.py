@@ -39,8 +39,10 @@ def delete(
 
     url = resolve_url(storage)
     with open_study(study, url) as opened, open_confirmation(opened, url) as repeated:
-        name, figures = opened.name, counts(trial_rows(opened))
         both = [opened] if repeated is None else [opened, repeated]
+        for one in both:
+            one.ledger.recover()
+        name, figures = opened.name, counts(trial_rows(opened))
         running = sum(counts(trial_rows(one)).running for one in both)
         if running and not force:
             raise StudyBusy(name, running)

@@ -1,4 +1,7 @@
-"""``status``, ``best``, ``trials``, ``show`` and ``studies``: what one reads of a study; none of them writes."""
+"""``status``, ``best``, ``trials``, ``show`` and ``studies``: what one reads of a study.
+
+None of them writes, but that trials of workers that fell silent go back to the queue, where whoever looks expects them.
+"""
 
 from __future__ import annotations
 
@@ -178,6 +181,7 @@ def _read(study: str, storage: str | None) -> tuple[str, list[TrialRow], dict[st
     from search.views import trial_rows
 
     with open_study(study, storage) as opened:
+        opened.ledger.recover()
         return opened.name, trial_rows(opened), dict(opened.declaration.fixed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:  # Optuna costs --help a second
     from search.data import Source
+    from search.ray_pool import Cluster
 
 MOST_WORKERS: Final = 256  # that one may ask for
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -30,12 +32,13 @@ Storage = Annotated[
     ),
 ]
 Artifacts = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--artifacts",
-        metavar="DIR",
-        help="Folder for checkpoints and weights; by default MLC_ARTIFACTS, else mlc-search-artifacts beside the "
-        "SQLite file, else in this folder.",
+        metavar="DIR|s3://BUCKET/PREFIX",
+        help="Folder, or place in S3, for checkpoints and weights; by default MLC_ARTIFACTS, else mlc-search-artifacts "
+        "beside the SQLite file, else in this folder. Endpoint and credentials of S3 are boto3's: AWS_ENDPOINT_URL, "
+        "AWS_PROFILE, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY.",
         show_default=False,
     ),
 ]
@@ -73,6 +76,41 @@ Corrections = Annotated[
         show_default=False,
     ),
 ]
+Patience = Annotated[
+    str | None,
+    typer.Option(
+        "--patience",
+        metavar="TIME",
+        help="How long to wait for a database or artifact folder that is away: 90 (seconds), 15m, 2h; by default 10m.",
+        show_default=False,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|local|ADDRESS",
+        help="Workers on the nodes of a Ray cluster: HOST:6379 or ray://HOST:10001; auto: the one that this machine "
+        "belongs to, else a new one of this machine alone; local: that. The database must be PostgreSQL, artifacts in "
+        "S3 or a folder that all nodes share, and data at the same path on each. Wants pip install 'mlc-search[ray]'.",
+        show_default=False,
+    ),
+]
+Cpus = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus-per-worker",
+        min=1,
+        help="With --ray: reserved for each worker; also the threads of a trial, where the study leaves them open.",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[
+    float,
+    typer.Option(
+        "--gpus-per-worker", min=0.0, help="With --ray: reserved for each worker, such as 0.5; 0: it sees none."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -83,6 +121,23 @@ def workers(text: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MOST_WORKERS:
         raise typer.BadParameter(f"{text!r} is not auto or a whole number from 0 to {MOST_WORKERS}.")
     return int(text)
+
+
+def cluster(address: str | None, *, cpus: int | None, gpus: float, workers: int | None) -> Cluster | None:
+    """Say which Ray cluster workers run on, if the command line does."""
+    if address is None:
+        if cpus is not None or gpus:
+            raise typer.BadParameter("--cpus-per-worker and --gpus-per-worker belong to --ray, which is missing.")
+        return None
+    if workers == 0:
+        raise typer.BadParameter("--ray starts workers, --workers 0 starts none: leave one of them away.")
+    if not re.fullmatch(r"auto|local|(ray://)?[\w.-]+:[0-9]{1,5}", address, re.ASCII):
+        raise typer.BadParameter(f"{address!r} is none of auto, local, HOST:PORT and ray://HOST:PORT.")
+    if find_spec("ray") is None:
+        raise typer.BadParameter("--ray needs Ray: pip install 'mlc-search[ray]'")
+    from search.ray_pool import Cluster
+
+    return Cluster(address, cpus, gpus)
 
 
 def numbers(text: str | None) -> list[int] | None:
@@ -103,6 +158,13 @@ def seconds(text: str | None) -> float | None:
     if match is None or float(match[1]) == 0:
         raise typer.BadParameter(f"{text!r} is not a duration such as 90, 15m or 2h.")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def patience(text: str | None) -> float:
+    """Read how long a worker waits for what is away, in seconds."""
+    from search.worker import PATIENCE
+
+    return seconds(text) or PATIENCE
 
 
 def overrides(**given: int | None) -> dict[str, int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # these import Optuna, which costs --help a second
 
     from search.data import Source
     from search.ledger import Progress
+    from search.ray_pool import Cluster
     from search.signals import Stop
     from search.study import Study
 
@@ -53,6 +54,10 @@ def run(
         typer.Option("--timeout", metavar="TIME", help="Stop after 90 (seconds), 15m or 2h.", show_default=False),
     ] = None,
     seed: options.Seed = None,
+    patience: options.Patience = None,
+    ray: options.Ray = None,
+    cpus_per_worker: options.Cpus = None,
+    gpus_per_worker: options.Gpus = 0.0,
     as_json: options.Json = False,
 ) -> None:
     """Search: run trials until that many more have finished, then show the best.
@@ -63,10 +68,16 @@ def run(
     Example: mlc-search run --trials 50
 
     Example: mlc-search run --trials 50 --data photos/labels.csv
+
+    Example: mlc-search run --trials 500 --ray auto --workers 64 --gpus-per-worker 0.5 --cpus-per-worker 2
     """
     seconds, asked = options.seconds(timeout), options.workers(workers)
+    waits = options.patience(patience)
+    cluster = options.cluster(ray, cpus=cpus_per_worker, gpus=gpus_per_worker, workers=asked)
     from search.artifacts import artifacts_folder, sweep
     from search.layout import settle
+    from search.patience import Patience
+    from search.ray_pool import join_cluster
     from search.signals import Interrupted, Stop
     from search.storage import resolve_url
     from search.study import open_study
@@ -76,6 +87,8 @@ def run(
     wanted = options.overrides(epochs=epochs, seed=seed)
     stop = Stop()
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
+        opened.storage.patience = Patience(waits, hurried=lambda: stop.asked)
+        opened.ledger.recover()
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
         try:
@@ -85,12 +98,16 @@ def run(
             talk("Stopped while images were decoded. The same command goes on where it was.")
             raise typer.Exit(INTERRUPTED) from None
         try:
-            count = settle(opened, workers=asked, stop=stop, say=talk)
+            count = (
+                settle(opened, workers=asked, stop=stop, say=talk)
+                if cluster is None
+                else join_cluster(opened, url, cluster, workers=asked, say=talk)
+            )
         except Interrupted:
             talk("Stopped before the first trial. The same command starts again.")
             raise typer.Exit(INTERRUPTED) from None
         progress, timed_out = _search(
-            opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source
+            opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source, cluster=cluster
         )
         _report(opened, progress, as_json=as_json)
     if progress.finished == progress.asked:
@@ -102,6 +119,7 @@ def run(
     else:
         left = ("--trials", progress.asked - progress.finished, "--workers", asked)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
+        on = ("--ray", ray, "--cpus-per-worker", cpus_per_worker, "--gpus-per-worker", gpus_per_worker or None)
         about = (
             "--data",
             data,
@@ -113,7 +131,7 @@ def run(
             corrections,
         )
 
-        talk(f"To go on: {options.command('run', *left, *said, *about)}")
+        talk(f"To go on: {options.command('run', *left, *said, *about, *on)}")
     if not timed_out:
         raise typer.Exit(INTERRUPTED)
 
@@ -130,6 +148,7 @@ def worker(
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay, also before the study is there, until stopped by a signal.")
     ] = False,
+    patience: options.Patience = None,
 ) -> None:
     """Join a study from any machine that reaches its database, until nothing is left to do.
 
@@ -143,11 +162,14 @@ def worker(
     from search.worker import join
 
     url = resolve_url(storage)
-    stop = Stop()
+    stop, waits = Stop(), options.patience(patience)
     with stop.listening():
         source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
-        finished = join(study, url, root=artifacts_folder(artifacts, url), stop=stop, wait=wait, source=source)
+        root = artifacts_folder(artifacts, url)
+        finished = join(study, url, root=root, stop=stop, wait=wait, source=source, patience=waits)
     talk(f"This worker finished {finished} trials.")
+    if stop.asked and not wait:
+        raise typer.Exit(INTERRUPTED)  # so that a scheduler does not take the search for done
 
 
 def _search(
@@ -160,14 +182,19 @@ def _search(
     stop: Stop,
     seconds: float | None,
     source: Source | None,
+    cluster: Cluster | None,
 ) -> tuple[Progress, bool]:
     from search.pool import Pool
     from search.progress import Progress
+    from search.ray_pool import RayPool
 
-    budget_id = study.ledger.open_budget(trials)
+    budget_id = study.ledger.open_budget(trials, own=workers > 0)
     try:
         with Progress(study, budget_id, error_console()) as drawn:
-            pool = Pool(study, url, root, budget_id, source)
+            waits = study.storage.patience.seconds
+            pool: Pool | RayPool = Pool(study, url, root, budget_id, source, waits, talk)
+            if cluster is not None:
+                pool = RayPool(study, url, root, budget_id, source, waits, cluster)
             timed_out = pool.run(workers, stop=stop, watch=drawn.watch, seconds=seconds)
     finally:
         if workers:  # else those elsewhere go on without us

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Table, event, func, select
+from sqlalchemy.exc import OperationalError
 
-from search.errors import StudyNotFound
-from search.ledger import Claim, Done, Ledger, Progress, Wait, ask
+from search.errors import CodeChanged, StudyNotFound
+from search.ledger import LOSSES, Claim, Done, Ledger, Progress, Wait, ask
 from search.storage import close, connect
 from search.tables import BUDGETS, CLAIMS, ENQUEUED
 from tests.crew import Crew, Together
@@ -74,6 +75,11 @@ def claimed(answer: Claim | Wait | Done) -> Claim:
 
 def frozen(bench: Bench, trial_id: int) -> FrozenTrial:
     return bench.study._storage.get_trial(trial_id)
+
+
+def number_of_rows(bench: Bench, table: Table) -> int:
+    with bench.ledger._storage.engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def read(log: Path) -> list[Run]:
@@ -214,7 +220,7 @@ def test_a_killed_workers_trial_is_claimed_again_exactly_once_with_its_parameter
     assert here.ledger.remaining(budget_id).finished == 7
     trial = here.study.trials[dead.number]
     assert trial.intermediate_values[0] == 0.5  # the first attempt's report stays
-    assert trial.user_attrs["failure"] == ["lost: worker doomed fell silent"]
+    assert trial.user_attrs["failure"] == ["lost: worker doomed ended"]
 
 
 def enqueue_five(rank: int, together: Together, url: str) -> list[int | None]:  # noqa: ARG001 - all alike
@@ -379,15 +385,136 @@ def test_a_trial_is_given_up_after_its_last_attempt_and_another_takes_its_place(
     assert claimed(here.ledger.claim("w")).number == 1
 
 
-def test_a_trial_lost_at_its_last_attempt_is_given_up(here: Bench) -> None:
+def test_a_trial_whose_workers_fall_silent_is_given_up_only_after_many_without_a_new_report(here: Bench) -> None:
     here.ledger.open_budget(1)
-    for attempt in (1, 2, 3):
-        assert claimed(here.ledger.claim("w", grace=0)).attempt == attempt
+    for attempt in range(1, LOSSES + 1):
+        claim = claimed(here.ledger.claim("w", grace=0))
+        assert (claim.number, claim.attempt) == (0, attempt)
+    ask(here.study, claim).report(0.5, step=1)  # this one came further, so they are counted anew
+    for attempt in range(LOSSES + 1, 2 * LOSSES + 1):
+        claim = claimed(here.ledger.claim("w", grace=0))
+        assert (claim.number, claim.attempt) == (0, attempt)
 
     assert claimed(here.ledger.claim("w", grace=0)).number == 1
 
-    assert here.study.trials[0].state == TrialState.FAIL
-    assert here.study.trials[0].user_attrs["failure"] == ["lost: worker w fell silent"] * 3
+    trial = here.study.trials[0]
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["failure"] == ["lost: worker w fell silent"] * 10
+
+
+def test_losses_leave_a_trial_its_retries(here: Bench) -> None:
+    here.ledger.open_budget(1)
+    for _ in range(5):
+        claim = claimed(here.ledger.claim("w", grace=0))
+    assert here.ledger.fail(claim.trial_id, worker="w", reason="first")
+
+    assert claimed(here.ledger.claim("w")).trial_id == claim.trial_id
+
+
+def drop_the_answer_to_a_commit(bench: Bench, *, of: int) -> None:
+    """Let the database commit, and the connection die before it says so, the given number of times from now."""
+    left = [of]
+
+    @event.listens_for(bench.ledger._storage.engine, "commit")
+    def _lose(connection: Connection) -> None:
+        if left[0]:
+            left[0] -= 1
+            connection.connection.commit()
+            raise OperationalError("COMMIT", {}, Exception("connection lost"))
+
+
+def test_what_was_done_before_the_connection_was_lost_is_not_done_twice(here: Bench) -> None:
+    drop_the_answer_to_a_commit(here, of=1)
+    budget_id = here.ledger.open_budget(5)
+    assert here.ledger.remaining(budget_id).asked == 5
+    assert number_of_rows(here, BUDGETS) == 1
+
+    drop_the_answer_to_a_commit(here, of=2)
+    claim = claimed(here.ledger.claim("w"))
+    assert (claim.number, claim.attempt, here.ledger.remaining(budget_id).running) == (0, 1, 1)
+
+    drop_the_answer_to_a_commit(here, of=1)
+    assert here.ledger.finish(claim.trial_id, worker="w", state=TrialState.COMPLETE, value=1.0)
+    drop_the_answer_to_a_commit(here, of=1)
+    here.ledger.enqueue("k", params={}, user_attrs={})
+    assert [trial.state for trial in here.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
+
+
+def test_a_budget_whose_run_fell_silent_gives_no_more_trials_to_workers_elsewhere(here: Bench) -> None:
+    own, anybodys = here.ledger.open_budget(5, own=True), here.ledger.open_budget(1)
+    assert claimed(here.ledger.claim("w", grace=60)).budget_id == own
+    here.ledger.keep_budget(own)
+    assert claimed(here.ledger.claim("w", grace=60)).budget_id == own
+
+    time.sleep(0.1)
+
+    assert claimed(here.ledger.claim("w", grace=0.05)).budget_id == anybodys
+    assert here.ledger.remaining(own).closed
+    assert not here.ledger.remaining(anybodys).closed
+
+
+def test_nobody_is_lost_who_could_not_be_heard(here: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("search.ledger.now", lambda _session: clock[0])
+    here.ledger.open_budget(9)
+    first = claimed(here.ledger.claim("first", grace=120))
+    assert isinstance(here.ledger.claim("second", grace=120), Claim)
+    clock[0] += 3600  # the laptop slept, or the database was away, for all of them
+
+    third = claimed(here.ledger.claim("third", grace=120))
+    assert third.trial_id != first.trial_id  # nobody is taken to be dead
+    clock[0] += 15
+    assert here.ledger.beat(first.trial_id, worker="first")
+    clock[0] += 46
+
+    assert claimed(here.ledger.claim("fourth", grace=120)).number == 1  # the second's, who never spoke again
+    assert here.ledger.beat(first.trial_id, worker="first")
+
+
+def test_workers_of_two_versions_do_not_train_at_the_same_time(here: Bench) -> None:
+    here.ledger.open_budget(9)
+    old = claimed(here.ledger.claim("old", code="1.0"))
+    assert isinstance(here.ledger.claim("as old", code="1.0"), Claim)
+    with pytest.raises(CodeChanged, match=r"with 1\.0; this one is 2\.0"):
+        here.ledger.claim("new", code="2.0")
+    here.ledger.give_back(["as old"])
+    assert here.ledger.finish(old.trial_id, worker="old", state=TrialState.COMPLETE, value=1.0)
+
+    assert isinstance(here.ledger.claim("new", code="2.0"), Claim)
+    with pytest.raises(CodeChanged):
+        here.ledger.claim("old", code="1.0")
+
+
+def test_the_list_of_workers_shows_who_is_there_and_forgets_who_fell_silent(here: Bench) -> None:
+    here.ledger.open_budget(2)
+    here.ledger.enlist("a", {"host": "one"})
+    here.ledger.enlist("b", {"host": "two"})
+    claim = claimed(here.ledger.claim("a"))
+    here.ledger.enlist("a", {"host": "three"})
+    assert [(worker.name, worker.about["host"]) for worker in here.ledger.workers()] == [("a", "three"), ("b", "two")]
+    assert all(0 <= worker.silent < 60 for worker in here.ledger.workers())
+
+    here.ledger.give_back(["b"])
+    assert [worker.name for worker in here.ledger.workers()] == ["a"]
+    assert here.ledger.recover(grace=60) == 0
+    time.sleep(0.02)
+    assert here.ledger.recover(grace=0.01) == 1
+    assert here.ledger.workers() == []
+    assert frozen(here, claim.trial_id).state == TrialState.WAITING
+
+
+def test_what_was_given_up_can_be_enqueued_again(here: Bench) -> None:
+    ledger = Ledger(here.ledger._storage, here.study._study_id, retries=0)
+    ledger.open_budget(2)
+    first = ledger.enqueue("paper 1", params={"x": 0.5}, user_attrs={"paper": 1})
+    claim = claimed(ledger.claim("w"))
+    assert not ledger.fail(claim.trial_id, worker="w", reason="no luck")
+
+    second = ledger.enqueue("paper 1", params={"x": 0.5}, user_attrs={"paper": 1})
+
+    assert second not in (None, first)
+    assert ledger.enqueue("paper 1", params={"x": 0.5}, user_attrs={"paper": 1}) is None
+    assert claimed(ledger.claim("w")).trial_id == second
 
 
 def test_a_closed_budget_gives_no_trial_and_lets_the_running_one_finish(here: Bench) -> None:

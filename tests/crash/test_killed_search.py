@@ -51,7 +51,7 @@ def test_a_killed_workers_trial_goes_on_from_its_checkpoint_to_the_same_bits(sto
     assert run.returncode == 0, said
     rows = small.rows(tmp_path, storage_url)
     assert [row["state"] for row in rows] == ["complete", "complete"]
-    assert "fell silent" in str(rows[0]["note"])
+    assert "was killed by SIGKILL" in str(rows[0]["note"])
     assert rows[0]["value"] == alone(rows[0], tmp_path, storage_url)
 
 

@@ -108,7 +108,6 @@ def test_looking_at_a_study_imports_no_torch(finished: tuple[Path, str], words: 
         (["fit", "scheduler=step", "t_max=3"], "It belongs to cosine."),
         (["fit", "--paper", "6"], "--paper 6: the document has trials 1, 2, 3, 4, 5."),
         (["fit", "--device", "tpu"], "device: 'tpu' is not one of auto, cpu, cuda, cuda:N."),
-        (["dashboard", "--host", "0.0.0.0"], "set MLC_DASHBOARD_TOKEN to a secret that they must give"),
     ],
 )
 def test_a_mistake_is_answered_by_a_sentence_without_a_traceback(

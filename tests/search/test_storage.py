@@ -6,14 +6,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import make_url, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -25,8 +27,10 @@ from search.errors import (
     StudyChanged,
     StudyNotFound,
 )
+from search.ledger import Claim, Ledger
+from search.patience import Patience
 from search.storage import close, connect, redacted, resolve_url, transact
-from search.trials import held, write
+from search.trials import together
 
 CANARY = "c4nary{SCHEMA_VERSION}%25"  # braces and percent signs have a meaning to Optuna and to alembic
 
@@ -183,15 +187,15 @@ def test_looking_at_a_search_works_without_creating(storage_url: str) -> None:
 def test_a_database_that_plain_optuna_made_keeps_its_studies(storage_url: str) -> None:
     plain = optuna.storages.RDBStorage(resolve_url(storage_url))
     optuna.create_study(storage=plain, study_name="old")
-    close(plain)
+    plain.engine.dispose()
 
     storage = connect(storage_url)
 
     assert [study.study_name for study in storage.get_all_studies()] == ["old"]
     close(storage)
-    storage = optuna.storages.RDBStorage(resolve_url(storage_url))  # and plain Optuna still reads it
-    assert [study.study_name for study in storage.get_all_studies()] == ["old"]
-    close(storage)
+    plain = optuna.storages.RDBStorage(resolve_url(storage_url))  # and plain Optuna still reads it
+    assert [study.study_name for study in plain.get_all_studies()] == ["old"]
+    plain.engine.dispose()
 
 
 @pytest.mark.parametrize(
@@ -245,14 +249,82 @@ def test_a_transaction_is_done_again_after_the_server_dropped_the_connection(pos
     assert tries == [0, 1]
 
 
+def test_a_report_is_written_again_after_the_server_dropped_the_connection(postgres_url: str) -> None:
+    storage = connect(postgres_url)
+    trial = optuna.create_study(storage=storage).ask()
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        other.execute(f"SELECT pg_terminate_backend(pid) {others}".encode())
+    storage.engine.pool._pre_ping = False  # else the pool itself would notice
+
+    trial.report(0.5, step=1)
+    trial.set_user_attr("a", 1)
+
+    found = storage.get_trial(trial._trial_id)
+    assert (found.intermediate_values, found.user_attrs) == ({1: 0.5}, {"a": 1})
+    close(storage)
+
+
+def test_a_database_of_an_earlier_version_gets_the_columns_and_tables_that_have_come_since(storage_url: str) -> None:
+    close(connect(storage_url))
+    engine = create_engine(resolve_url(storage_url))
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.execute(text("DROP TRIGGER mlc_workers_follow_studies"))
+        connection.execute(text("DROP TABLE mlc_workers"))
+        for table, column in (("mlc_claims", "losses"), ("mlc_claims", "token"), ("mlc_budgets", "beat_at")):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+    engine.dispose()
+
+    storage = connect(storage_url)
+    study = optuna.create_study(storage=storage)
+    ledger = Ledger(storage, study._study_id)
+    ledger.open_budget(1, own=True)
+    ledger.enlist("w", {})
+
+    assert isinstance(ledger.claim("w"), Claim)
+    close(storage)
+
+
+def test_waiting_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    tries: list[float] = []
+
+    def work() -> int:
+        tries.append(time.monotonic())
+        if time.monotonic() - tries[0] < 4:
+            raise OperationalError("SELECT 1", {}, Exception("gone"))
+        return 7
+
+    assert Patience(30).with_database(work, spell=lambda error: SearchError(f"No database: {error.args[0]}.")) == 7
+
+    assert len(tries) > 5
+    assert [record.message for record in caplog.records] == [
+        "No database: (builtins.Exception) gone. Waiting for it, 30 seconds at most.",
+        "It is back; going on.",
+    ]
+
+
+def test_whoever_waits_for_the_process_to_end_need_not_wait_for_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.patience.HURRY", 0.2)
+
+    def work() -> None:
+        raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+    start = time.monotonic()
+    with pytest.raises(SearchError, match="No database"):
+        Patience(600, hurried=lambda: True).with_database(work, spell=lambda _: SearchError("No database."))
+    assert time.monotonic() - start < 5
+
+
 def test_a_transaction_that_keeps_failing_says_that_the_database_is_down(sqlite_url: str) -> None:
     storage = connect(sqlite_url)
+    storage.patience = Patience(0.2)
 
     def work(session: Session) -> None:
         session.execute(text("SELECT * FROM nowhere"))
 
     with pytest.raises(StorageDown, match="no such table: nowhere") as caught:
-        transact(storage, work, patience=0.2)
+        transact(storage, work)
     close(storage)
     assert "OperationalError" not in told(caught.value)
     assert isinstance(caught.value.__context__, OperationalError)
@@ -334,40 +406,36 @@ def test_trials_are_read_as_plain_optuna_reads_them(storage_url: str) -> None:
     with pytest.raises(KeyError):
         ours.get_all_trials(study + 99)
     close(ours)
-    close(plain)
+    plain.engine.dispose()
 
 
-def test_what_is_held_back_is_seen_by_nobody_until_it_is_written_and_may_be_written_twice(storage_url: str) -> None:
+def test_what_is_given_together_is_seen_by_nobody_before_it_is_written(storage_url: str) -> None:
     storage = connect(storage_url)
     study = optuna.create_study(storage=storage)
     study.ask().suggest_float("x", 0, 1)  # the first of a name is compared with the database's
     trial = study.ask()
-    with held(storage) as rows:
+    with together(storage):
         drawn = trial.suggest_float("x", 0, 1)
         trial.set_user_attr("a", 1)
         trial.set_user_attr("a", 2)
         trial.report(0.5, step=1)
         storage.set_study_system_attr(study._study_id, "note", "text")
-    before = storage.get_trial(trial._trial_id)
-    for _ in range(2):
-        write(storage, rows)
-        after = storage.get_trial(trial._trial_id)
-        assert (after.params, after.user_attrs, after.intermediate_values) == ({"x": drawn}, {"a": 2}, {1: 0.5})
-        assert storage.get_study_system_attrs(study._study_id) == {"note": "text"}
+        before = storage.get_trial(trial._trial_id)
+    after = storage.get_trial(trial._trial_id)
+    assert (after.params, after.user_attrs, after.intermediate_values) == ({"x": drawn}, {"a": 2}, {1: 0.5})
+    assert storage.get_study_system_attrs(study._study_id) == {"note": "text"}
     assert (before.params, before.user_attrs, before.intermediate_values) == ({}, {}, {})
     close(storage)
 
 
-def test_a_finished_trial_takes_nothing_more_and_then_nothing_else_of_what_was_held_back(storage_url: str) -> None:
+def test_a_finished_trial_takes_nothing_more_and_then_nothing_else_of_what_is_given_together(storage_url: str) -> None:
     storage = connect(storage_url)
     study = optuna.create_study(storage=storage)
     over, runs = study.ask(), study.ask()
     study.tell(over, 1.0)
-    with held(storage) as rows:
+    with pytest.raises(UpdateFinishedTrialError), together(storage):  # noqa: PT012 - it is the block's end that raises
         storage.set_trial_user_attr(runs._trial_id, "a", 1)
         storage.set_trial_user_attr(over._trial_id, "a", 1)
-    with pytest.raises(UpdateFinishedTrialError):
-        write(storage, rows)
     with pytest.raises(UpdateFinishedTrialError):
         storage.set_trial_intermediate_value(over._trial_id, 1, 0.5)
     with pytest.raises(UpdateFinishedTrialError):
