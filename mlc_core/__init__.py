@@ -19,6 +19,7 @@ from mlc_core.errors import (
     MissingExtra,
     MlcError,
     NoDevice,
+    OutOfMemory,
     did_you_mean,
 )
 from mlc_core.params import (
@@ -43,11 +44,13 @@ from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
+    from mlc_core.cache import cache_dir as cache_dir
     from mlc_core.cache import write_atomically as write_atomically
     from mlc_core.calibration import Calibration as Calibration
     from mlc_core.calibration import calibrate as calibrate
     from mlc_core.card import Card as Card
     from mlc_core.card import DataCard as DataCard
+    from mlc_core.checkpoint import best_on_disk as best_on_disk
     from mlc_core.data.check import DataCheck as DataCheck
     from mlc_core.data.check import check as check
     from mlc_core.data.dataset import Dataset as Dataset
@@ -85,6 +88,8 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.measured import keep as keep
     from mlc_core.measured import recall as recall
     from mlc_core.memory import free_memory as free_memory
+    from mlc_core.memory import oom_kills as oom_kills
+    from mlc_core.micro_batches import SMALLEST_MICRO_BATCH as SMALLEST_MICRO_BATCH
     from mlc_core.onnx_model import write_onnx as write_onnx
     from mlc_core.onnx_model import write_torch_export as write_torch_export
     from mlc_core.predict import Member as Member
@@ -117,6 +122,7 @@ __all__ = [
     "SCHEDULERS",
     "SCHEDULER_KEYS",
     "SCHEDULER_OF",
+    "SMALLEST_MICRO_BATCH",
     "SPLITS",
     "Average",
     "BackboneName",
@@ -150,6 +156,7 @@ __all__ = [
     "Objective",
     "OnEpoch",
     "OnProgress",
+    "OutOfMemory",
     "Params",
     "Part",
     "Plateau",
@@ -168,7 +175,9 @@ __all__ = [
     "Thresholds",
     "Value",
     "best_epoch",
+    "best_on_disk",
     "blend",
+    "cache_dir",
     "calibrate",
     "check",
     "check_weights",
@@ -190,6 +199,7 @@ __all__ = [
     "load_model",
     "multilabel_confusion",
     "one_for_all",
+    "oom_kills",
     "per_class",
     "predict_split",
     "processors",
@@ -246,7 +256,11 @@ _ON_FIRST_USE: Final = {
     "find_images": "mlc_core.shipped",
     "first_of": "mlc_core.data.listing",
     "fit": "mlc_core.training",
+    "SMALLEST_MICRO_BATCH": "mlc_core.micro_batches",
+    "best_on_disk": "mlc_core.checkpoint",
+    "cache_dir": "mlc_core.cache",
     "free_memory": "mlc_core.memory",
+    "oom_kills": "mlc_core.memory",
     "from_torch": "mlc_core.data.from_torch",
     "gpus": "mlc_core.device",
     "hardware": "mlc_core.device",

@@ -29,7 +29,7 @@ def cache_dir() -> Path:
     return path
 
 
-def write_atomically(path: Path, *content: bytes | memoryview, mode: int = 0o600) -> None:
+def write_atomically(path: Path, *content: bytes | memoryview, mode: int = 0o600, previous: Path | None = None) -> None:
     """Write so that a reader, also after a crash or a power cut, sees the old file or the new one, whole.
 
     Parameters
@@ -38,6 +38,8 @@ def write_atomically(path: Path, *content: bytes | memoryview, mode: int = 0o600
         One after the other.
     mode : int
         Who may read and write it; by default its owner alone.
+    previous : Path, optional
+        In the same folder: where the old file goes once the new one is whole on disk. For a moment only it is there.
 
     Raises
     ------
@@ -52,6 +54,8 @@ def write_atomically(path: Path, *content: bytes | memoryview, mode: int = 0o600
             os.fchmod(temporary.fileno(), mode)
             temporary.flush()
             os.fsync(temporary.fileno())
+        if previous is not None:
+            path.replace(previous)
         Path(temporary.name).replace(path)
     except BaseException:
         Path(temporary.name).unlink(missing_ok=True)

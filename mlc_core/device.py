@@ -17,6 +17,7 @@ from torch.nn import functional
 from mlc_core import optimize, small_maps
 from mlc_core.errors import NoDevice
 from mlc_core.measured import keep, recall
+from mlc_core.micro_batches import ran_out
 from mlc_core.model import build
 from mlc_core.params import BackboneName, Params, StemName
 
@@ -168,14 +169,23 @@ class Steps:
 
     def fit_into(self, seconds: float, compute: Compute) -> None:
         """Take as many images a step, up to the shape's, as a step of so many seconds has room for."""
-        images = FEWEST
-        while images < self._shape.batch_size:
-            self._pixels, self._labels = self._batch(images)
-            first = self.seconds(compute)  # it also chooses kernels
-            if first > 5 * seconds or min(self.seconds(compute) for _ in range(2)) > seconds / 2:
+        images, most = min(FEWEST, self._shape.batch_size), self._shape.batch_size
+        while True:
+            before = self._pixels, self._labels
+            try:
+                self._pixels, self._labels = self._batch(images)
+                first = self.seconds(compute)  # it also chooses kernels
+            except (RuntimeError, MemoryError) as error:
+                if images <= FEWEST or not ran_out(error):
+                    raise
+                self._pixels, self._labels = before
                 return
-            images *= 2
-        self._pixels, self._labels = self._batch(self._shape.batch_size)
+            if images == most or first > 5 * seconds or self._quickest(compute) > seconds / 2:
+                return
+            images = min(2 * images, most)
+
+    def _quickest(self, compute: Compute) -> float:
+        return min(self.seconds(compute) for _ in range(2))
 
     def seconds(self, compute: Compute) -> float:
         """Make a step and wait for it; on CUDA several, as there training doesn't wait for each; seconds of one."""

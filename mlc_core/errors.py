@@ -10,7 +10,8 @@
     ├── BadModel             a model folder is damaged or foreign, or cannot do what is asked
     ├── MissingExtra         a part that is installed on request is not there
     ├── NoDevice             the asked device or precision is not there
-    └── Diverged             the loss left the finite numbers or ran away; exit code 1
+    ├── Diverged             the loss left the finite numbers or ran away; exit code 1
+    └── OutOfMemory          even the smallest micro-batch is too much; exit code 1
 """
 
 from __future__ import annotations
@@ -94,6 +95,12 @@ class Diverged(MlcError):
     def __init__(self, epoch: int, reason: str) -> None:
         super().__init__(f"Training diverged in epoch {epoch}: {reason}. Try a lower learning rate.")
         self.epoch, self.reason = epoch, reason
+
+
+class OutOfMemory(MlcError):
+    """There is not even memory for the smallest micro-batch."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

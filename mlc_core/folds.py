@@ -247,4 +247,6 @@ def _read(file: Path, shape: tuple[int, ...]) -> Floats | None:
         told: Floats = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    if not isinstance(told, np.ndarray):
+        return None  # an archive of several
     return told if told.shape == shape and told.dtype == np.float64 else None

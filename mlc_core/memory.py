@@ -35,6 +35,27 @@ def free_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgr
     return min(free)
 
 
+def oom_kills(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the processes that the kernel has killed for want of memory, as far as it tells this process.
+
+    Notes
+    -----
+    Linux's Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst (memory.oom_control) and
+    vmstat: of the groups that this process is in, and of the whole machine.
+    """
+    files = [proc / "vmstat"]
+    files += [group / name for group in _groups(proc, cgroups) for name in ("memory.events", "memory.oom_control")]
+    return sum(_oom_kills(file) for file in files)
+
+
+def _oom_kills(file: Path) -> int:
+    try:
+        rows = dict(line.split(maxsplit=1) for line in file.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(rows.get("oom_kill", 0))
+
+
 def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:
     """List the folders of this process's groups and of those around them, of both versions."""
     try:

@@ -26,6 +26,7 @@ class EpochReport:
     mean_ap: float  # mean average precision over the classes that the validation split has
     lr: float  # used during this epoch
     seconds: float  # training and evaluation of this epoch
+    micro_batch: int  # images of one forward and backward pass, the same in all epochs of a fit
 
     def value(self, objective: Objective) -> float:
         """Return what a fit with this objective is judged by."""
@@ -51,7 +52,10 @@ def best_epoch(reports: Iterable[EpochReport], objective: Objective) -> EpochRep
 
 
 class OnEpoch(Protocol):
-    """Called once the epoch's checkpoint is on disk; False stops the fit after this epoch."""
+    """Called once the epoch's checkpoint is on disk; False stops the fit after this epoch.
+
+    Where memory ran out, the fit has started again: epoch 1 follows, with a smaller `micro_batch` in its report.
+    """
 
     def __call__(self, report: EpochReport, /) -> bool:  # noqa: D102 - the class says it
         ...

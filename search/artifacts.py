@@ -8,6 +8,7 @@ the cache folder: training writes there, `fetch` and `store` carry it down and u
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,8 +24,7 @@ from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, make_url
 
-from mlc_core import BEST, cost
-from mlc_core.cache import cache_dir
+from mlc_core import BEST, cache_dir, cost
 from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
 from search.storage import resolve_url, transact
@@ -90,11 +90,13 @@ def fetch(root: Path, study: Study, number: int) -> Path:
     Raises
     ------
     OSError
-        The bucket cannot be used.
+        The bucket cannot be used, or the folder is not there.
     """
     folder = checkpoint_folder(root, study, number)
     if (bucket := _bucket_of(root)) is not None:
         bucket.pull(_key(root, folder), folder)
+    elif not root.is_dir():  # nobody makes it anew where a disk is missing
+        raise FileNotFoundError(errno.ENOENT, "The artifact folder is not there", str(root))
     return folder
 
 

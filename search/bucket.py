@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import re
 import time
@@ -30,6 +31,8 @@ _LONGEST: Final = 150  # characters of a prefix: spelled with escapes it names a
 _PART: Final = re.compile(r"[\w.=+-]+", re.ASCII)  # of a key, between slashes
 _PAUSES: Final = (1.0, 5.0)  # seconds before a download that broke off is tried again
 _DIGEST: Final = "sha256"  # key of an object's metadata
+_NOTE: Final = ".stored"  # file of a folder: what of it the bucket has
+_SUPERSEDED: Final = ".previous."  # in the name of a file of which there is a newer one
 
 log = logging.getLogger(__name__)
 
@@ -129,16 +132,22 @@ class Bucket:
     def push(self, folder: Path, below: str) -> None:
         """Make the keys below one as a folder's files are, in the order in which those were written.
 
-        Interrupted, it leaves what the folder itself held a while ago.
+        Interrupted, it leaves what the folder itself held a while ago. Of files that are kept in two generations only
+        the newer goes: here nothing is ever half written.
         """
         files = sorted(
-            (file for file in folder.iterdir() if not file.name.startswith(".")),  # else just being written
+            (file for file in folder.iterdir() if not (file.name.startswith(".") or _SUPERSEDED in file.name)),
             key=lambda file: file.stat().st_mtime_ns,
         )
-        for gone in {*self.sizes(f"{below}/")} - {f"{below}/{file.name}" for file in files}:
-            self.remove(gone)
+        known, now = _noted(folder), {file.name: _stamp(file) for file in files}
+        there = {key.rpartition("/")[2] for key in self.sizes(f"{below}/")} if known is None else {*known}
+        for gone in there - now.keys():
+            self.remove(f"{below}/{gone}")
         for file in files:
-            self.put(f"{below}/{file.name}", file)
+            if known is None or known.get(file.name) != now[file.name]:
+                self.put(f"{below}/{file.name}", file)
+        if now != known:
+            _note(folder, now)
 
     def pull(self, below: str, folder: Path) -> None:
         """Make a folder's files as the keys below one are."""
@@ -148,6 +157,8 @@ class Bucket:
                 file.unlink()
         for name, key in there.items():
             self.get(key, folder / name)
+        if there:
+            _note(folder, {name: _stamp(folder / name) for name in there if (folder / name).exists()})
 
     def digest(self, key: str) -> str | None:
         """Tell the SHA-256, in hexadecimal digits, of what is there; None where nothing is."""
@@ -246,6 +257,24 @@ def _client() -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
 def _is_missing(error: Any) -> bool:  # noqa: ANN401 - botocore is not always there
     status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
     return bool(status == 404 and code != "NoSuchBucket")
+
+
+def _stamp(file: Path) -> list[int]:
+    """Tell a file from its successor without reading it: when it was written, in nanoseconds, and its bytes."""
+    found = file.stat()
+    return [found.st_mtime_ns, found.st_size]
+
+
+def _note(folder: Path, stored: dict[str, list[int]]) -> None:
+    write_atomically(folder / _NOTE, json.dumps(stored).encode())
+
+
+def _noted(folder: Path) -> dict[str, list[int]] | None:
+    try:
+        noted: dict[str, list[int]] = json.loads((folder / _NOTE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return noted
 
 
 def _digest(file: Path) -> str:

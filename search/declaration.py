@@ -203,7 +203,7 @@ def differences(before: Declaration, now: Declaration) -> list[str]:
 def _parse(content: bytes, *, where: str, name: str, overrides: Mapping[str, int]) -> Declaration:
     try:
         table = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
         raise BadDeclaration(where, "file", f"it is not valid TOML: {error}.") from None
     return from_table({**table, **overrides}, where=where, name=name)
 

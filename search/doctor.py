@@ -19,8 +19,7 @@ from typing import Any, Final
 from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy import make_url, text
 
-from mlc_core import MlcError, hardware
-from mlc_core.cache import cache_dir
+from mlc_core import MlcError, cache_dir, hardware
 from search.artifacts import artifact_store, artifacts_folder, location
 from search.data import Source, open_data
 from search.ledger import CODE, GRACE, Worker
@@ -106,9 +105,7 @@ def _database(url: str) -> Iterator[Finding]:
         if parsed.get_backend_name() != "sqlite":
             yield _connections(storage)
         elif (kind := _file_system(Path(str(parsed.database)))).startswith(_REMOTE):
-            said = (
-                f"it is on a network disk ({kind}), where SQLite's locks fail. Use PostgreSQL for several machines."
-            )
+            said = f"it is on a network disk ({kind}), where SQLite's locks fail. Use PostgreSQL for several machines."
             yield Finding("database", Level.FAILED, said)
     finally:
         close(storage)

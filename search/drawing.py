@@ -89,8 +89,21 @@ def trial_table(row: TrialRow) -> Table:
     }
     for heading, text in lines.items():
         table.add_row(heading, text)
-    if row.note:
-        table.add_row("note", Text(row.note))  # an exception's text: its brackets are no markup
+    if row.note and row.note not in row.failures:
+        table.add_row("note", Text(row.note))
+    for place, failure in enumerate(row.failures, start=1):
+        table.add_row(f"failure {place}", Text(failure))  # an exception's text: its brackets are no markup
+    return table
+
+
+def failures_table(rows: Sequence[TrialRow]) -> Table:
+    """One line for each trial that was given up, or failed and will be tried again."""
+    table = plain_table("Failed")
+    for heading in ("trial", "state", "failures", "last"):
+        table.add_column(heading, justify="right" if heading in ("trial", "failures") else "left")
+    for row in rows:
+        last = row.failures[-1].splitlines()[0] if row.failures[-1] else ""
+        table.add_row(str(row.number), Text(row.state, style=_COLOURS[row.state]), str(len(row.failures)), Text(last))
     return table
 
 

@@ -30,6 +30,7 @@ from search.tables import BUDGETS, CLAIMS, ENQUEUED, WORKERS, Trial, last_report
 from search.trials import Trials
 
 FAILURE: Final = "failure"  # user attribute of a trial: why it failed or was lost, oldest first
+OUT_OF_MEMORY: Final = "out of memory"  # in the reason of a trial whose worker the kernel killed for it
 _REASONS: Final = 10  # how many of them are kept
 _REASON_LENGTH: Final = 2000  # characters of each
 CODE: Final = "mlc:code"  # study attribute: the versions by which its trials are trained

@@ -5,6 +5,7 @@ Not here: who claims and who writes the end (worker.py).
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from dataclasses import dataclass
@@ -14,10 +15,24 @@ from typing import Any, Final
 
 from optuna.trial import Trial
 
-from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, OnEpoch, Params, Stream, choose, fit, stream_seed
-from search.artifacts import checkpoint_folder
+from mlc_core import (
+    SMALLEST_MICRO_BATCH,
+    BadCheckpoint,
+    Dataset,
+    Diverged,
+    EpochReport,
+    OnEpoch,
+    Params,
+    Stream,
+    best_epoch,
+    best_on_disk,
+    choose,
+    fit,
+    stream_seed,
+)
+from search.artifacts import fetch, store
 from search.layout import shape_of
-from search.ledger import Claim, ask
+from search.ledger import FAILURE, OUT_OF_MEMORY, Claim, ask
 from search.notes import leave, picture
 from search.signals import Stop
 from search.space import suggest
@@ -85,9 +100,12 @@ def run_trial(
     MlcError
         As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
     """
-    checkpoint = checkpoint_folder(root, study, claim.number)
+    if not root.is_dir():  # nobody makes it anew where a disk is missing
+        raise FileNotFoundError(errno.ENOENT, "The artifact folder is not there", str(root))
+    checkpoint = fetch(root, study, claim.number)
     trial, spec, replay = begin(study, claim, precision=precision)
-    reporter = Reporter(study, trial, stop=stop, lost=lost, prune=not replay)
+    reporter = Reporter(study, trial, root, claim.number, stop=stop, lost=lost, prune=not replay)
+    micro_batch = _micro_batch(trial, spec["params"]["batch_size"])
 
     def train() -> float:
         with stop.anywhere():
@@ -99,6 +117,7 @@ def run_trial(
                 precision=precision,
                 objective=study.declaration.objective,
                 threads=study.threads,
+                micro_batch=micro_batch,
                 on_epoch=reporter,
                 checkpoint=checkpoint,
             )
@@ -110,14 +129,17 @@ def run_trial(
             log.warning("trial %d starts again: %s", claim.number, error)
             shutil.rmtree(checkpoint)
             value = train()
+        if not (reporter.pruned or lost.is_set() or best_on_disk(checkpoint) == reporter.best.epoch):
+            log.warning("trial %d: its best weights were overwritten by a worker that had fallen silent", claim.number)
+            value = train()
     except Diverged as error:
-        reporter.note(root, ended=f"Diverged in epoch {error.epoch}, as {error.reason},")
+        reporter.note(ended=f"Diverged in epoch {error.epoch}, as {error.reason},")
         reason = f"epoch {error.epoch}: {error.reason}"
         trial.set_user_attr(DIVERGED, reason)
         return Pruned()
     if lost.is_set():
         return Lost()
-    reporter.note(root, ended="Pruned" if reporter.pruned else "Complete")
+    reporter.note(ended="Pruned" if reporter.pruned else "Complete")
     return Pruned() if reporter.pruned else Finished(value)
 
 
@@ -145,6 +167,15 @@ def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[st
     return trial, spec, replay
 
 
+def _micro_batch(trial: Trial, batch_size: int) -> int | None:
+    """Tell how many images to pass at once: half as many for each worker that the trial took with it by its memory.
+
+    Where memory runs out without a worker's death, the fit itself sees to it, and its checkpoint knows.
+    """
+    deaths = sum(OUT_OF_MEMORY in reason for reason in trial.user_attrs.get(FAILURE, []))
+    return max(SMALLEST_MICRO_BATCH, batch_size >> deaths) if deaths else None
+
+
 def study_precision(study: Study) -> str:
     """Read the precision in which all trials of the study compute; the first to ask measures it.
 
@@ -162,35 +193,54 @@ def study_precision(study: Study) -> str:
 class Reporter(OnEpoch):
     """Tells the study of each epoch, and the fit whether to go on."""
 
-    def __init__(self, study: Study, trial: Trial, *, stop: Stop, lost: Event, prune: bool) -> None:
-        self._study, self._trial, self._stop, self._lost, self._prune = study, trial, stop, lost, prune
+    def __init__(
+        self, study: Study, trial: Trial, root: Path, number: int, *, stop: Stop, lost: Event, prune: bool
+    ) -> None:
+        self._study, self._trial, self._root, self._number = study, trial, root, number
+        self._stop, self._lost, self._prune = stop, lost, prune
         frozen = study.optuna._storage.get_trial(trial._trial_id)
-        self._known = frozenset(frozen.intermediate_values)  # reported by an earlier attempt
+        self._known = dict(frozen.intermediate_values)
+        self._judged = max(self._known, default=0)  # the last epoch of an earlier attempt
         self._reports: list[EpochReport] = []
         self._objective = study.declaration.objective
         self.pruned = False
 
+    @property
+    def best(self) -> EpochReport:
+        """The best epoch so far."""
+        return best_epoch(self._reports, self._objective)
+
     def __call__(self, report: EpochReport, /) -> bool:
         """Write the report; False once the pruner stops the trial, or it is another worker's."""
         with self._stop.nowhere():
-            self._reports.append(report)
+            self._reports[report.epoch - 1 :] = [report]  # where memory ran out, the fit begins again
             if self._lost.is_set():
                 return False
-            if report.epoch not in self._known:
-                self._trial.report(report.value(self._objective), step=report.epoch)
+            store(self._root, self._study, self._number)
+            self._report(report.epoch, report.value(self._objective))
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
-            if self._prune and max(self._known, default=0) <= report.epoch < report.epochs:
+            if self._prune and self._judged <= report.epoch < report.epochs:
                 self.pruned = self._trial.should_prune()
         if not self.pruned:  # else it is over anyway, and the pruner would not say it a second time
             self._stop.check()
         return not self.pruned
 
-    def note(self, root: Path, *, ended: str) -> None:
+    def _report(self, epoch: int, value: float) -> None:
+        if epoch not in self._known:
+            self._trial.report(value, step=epoch)
+        elif self._known[epoch] != value:  # Optuna's trial would leave the earlier one: of a larger micro-batch
+            self._study.optuna._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
+        self._known[epoch] = value
+
+    def note(self, *, ended: str) -> None:
         """Store what the study's reports have no room for."""
         metrics = {name: [getattr(report, name) for report in self._reports] for name in METRICS_OF_AN_EPOCH}
         # By itself: should the trial be another's by now, its file is not written at all.
-        picture(root, self._study, self._trial, self._reports)
+        picture(self._root, self._study, self._trial, self._reports)
         with together(self._study.storage):
+            if self._reports:
+                compute = {**self._trial.user_attrs[COMPUTE], "micro_batch": self._reports[-1].micro_batch}
+                self._trial.set_user_attr(COMPUTE, compute)
             self._trial.set_user_attr(METRICS, metrics)
             self._trial.set_user_attr(SECONDS, round(sum(report.seconds for report in self._reports), 3))
             leave(self._study, self._trial, self._reports, ended=ended)

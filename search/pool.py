@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from mlc_core import gpus
+from mlc_core import gpus, oom_kills
 from search.attempts import BEAT_SECONDS
 from search.data import Source
 from search.errors import SearchError
 from search.layout import environment
+from search.ledger import OUT_OF_MEMORY
 from search.signals import Stop
 from search.storage import VARIABLE
 from search.study import Study
@@ -85,6 +86,7 @@ class Pool:
     _deaths: int = 0
     _finished: int = 0  # trials of the budget, when last a worker died
     _beat_at: float = 0.0
+    _oom_kills: int = field(default_factory=oom_kills)  # that the kernel has counted
     _said: dict[str, float] = field(default_factory=dict)  # when which line was said
     _gpus: tuple[str, ...] = field(default_factory=gpus)
 
@@ -153,7 +155,7 @@ class Pool:
             said = self._bury(child)
             if code == 0:
                 continue
-            self.study.ledger.give_back([child.name], why=_cause(code))
+            self.study.ledger.give_back([child.name], why=self._why(code))
             finished = self.study.ledger.remaining(self.budget_id).finished
             self._deaths = 1 if finished > self._finished else self._deaths + 1
             self._finished = finished
@@ -165,6 +167,11 @@ class Pool:
             if time.monotonic() >= when:
                 self._vacant.remove((when, place))
                 self._start(place)
+
+    def _why(self, code: int) -> str:
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        ran_out = code == -signal.SIGKILL and self._oom_kills > before
+        return f"{_cause(code)}, {OUT_OF_MEMORY}" if ran_out else _cause(code)
 
     def _beat(self) -> None:
         """Say that the budget's workers are looked after: without it a killed search would leave it open for ever."""

@@ -134,6 +134,7 @@ def _open(url: str, create: bool, patience: Patience) -> Trials:
     engine = _engine(url)
     try:
         _prepare(engine, url=url, create=create)
+        engine.dispose()  # on a crowded server one connection at a time may be all there is
         # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
         doubled = url.replace("{", "{{").replace("}", "}}")
         storage = Trials(doubled, _engine_kwargs(url), patience, spell=partial(_down, url))

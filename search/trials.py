@@ -89,7 +89,8 @@ class Trials(RDBStorage):
         self._held: _Rows | None = None  # what waits to be written
         self.patience, self._spell = patience, spell
         self.worker: str | None = None
-        super().__init__(url, engine_kwargs=engine_kwargs, skip_table_creation=True)
+        # Whoever opens it has compared the tables' version already; to do so takes two more connections at once.
+        super().__init__(url, engine_kwargs=engine_kwargs, skip_compatibility_check=True, skip_table_creation=True)
 
     def patiently(self, work: Callable[[], _T]) -> _T:
         """Do the work, again while the database fails; it must be something that may happen twice.

@@ -45,6 +45,7 @@ class TrialRow:
     seconds: float | None  # spent training; None until it has finished
     started: datetime | None
     note: str  # why it diverged, failed or was lost last; else empty
+    failures: Sequence[str]  # why it failed or was lost, oldest first
     metrics: Mapping[str, Sequence[float]]  # one value an epoch, by name; empty until it has finished
     fit: Mapping[str, Any]  # all parameters, epochs and seed of its fit; empty until it has started
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
@@ -78,6 +79,7 @@ class TrialRow:
             "reports": {str(epoch): value for epoch, value in self.reports.items()},
             "metrics": {name: list(line) for name, line in self.metrics.items()},
             "note": self.note,
+            "failures": list(self.failures),
             "fit": dict(self.fit),
             "compute": dict(self.compute),
         }
@@ -187,6 +189,7 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
         started=start.astimezone(UTC) if start else None,
         metrics=attributes.get(METRICS, {}),
         note=note,
+        failures=failures,
         fit=spec,
         compute=attributes.get(COMPUTE, {}),
     )

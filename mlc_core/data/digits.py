@@ -95,6 +95,8 @@ def _read(path: Path) -> dict[str, Uint8] | None:
                 arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, RuntimeError, BadZipFile, EOFError):
         return None
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        return None  # a member that is no array is given as bytes
     return arrays if fingerprint(arrays) == FINGERPRINT else None
 
 

@@ -46,26 +46,30 @@ def register(app: typer.Typer) -> None:
 
 
 def status(*, study: options.Study = "default", storage: options.Storage = None, as_json: options.Json = False) -> None:
-    """Say where a study stands: trials by state, what runs, the best so far.
+    """Say where a study stands: trials by state, what runs, what failed and why, the best so far.
 
     Example: mlc-search status
     """
-    from search.drawing import best_line, counted, trials_table
+    from search.drawing import best_line, counted, failures_table, trials_table
     from search.views import counts, leaderboard
 
     name, rows, _ = _read(study, storage)
     leaders, figures = leaderboard(rows), counts(rows)
     running = [row for row in rows if row.state == "running"]
+    failed = [row for row in rows if row.failures and row.state not in ("complete", "pruned")]
     if as_json:
         best = leaders[0].to_table() if leaders else None
         states = asdict(figures) | {"finished": figures.finished}
-        show_json({"study": name, "trials": states, "running": [row.to_table() for row in running], "best": best})
+        lists = {key: [row.to_table() for row in some] for key, some in (("running", running), ("failed", failed))}
+        show_json({"study": name, "trials": states, **lists, "best": best})
         return
     show(f"Study {name}: {counted(figures)}")
     if leaders:
         show(best_line(leaders[0]))
     if running:
         show(trials_table(running, title="Running"))
+    if failed:
+        show(failures_table(failed))
 
 
 def best(

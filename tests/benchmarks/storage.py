@@ -211,12 +211,12 @@ def our_trials(url: str, folder: Path, seconds: Seconds) -> Generator[None, None
             trial, spec, replay = begin(study, claim, precision="fp32")
             clock.stop("ask")
             kernels.stop()
-            reporter = Reporter(study, trial, stop=Stop(), lost=Event(), prune=not replay)
+            reporter = Reporter(study, trial, folder, claim.number, stop=Stop(), lost=Event(), prune=not replay)
             clock.restart()
             for report in reports(spec["params"]):
                 reporter(report)
                 clock.stop("report")
-            reporter.note(folder, ended="Complete")
+            reporter.note(ended="Complete")
             clock.stop("more")
             value = min(report.val_loss for report in reports(spec["params"]))
             clock.restart()
@@ -297,6 +297,7 @@ def reports(params: Mapping[str, Any], *, epochs: int = EPOCHS) -> Iterator[Epoc
         yield EpochReport(
             epoch,
             EPOCHS,
+            micro_batch=64,
             train_loss=0.9 * loss,
             val_loss=loss,
             macro_f1=1 - loss / 2,

@@ -593,7 +593,7 @@ def test_deleting_the_study_removes_our_rows(storage_url: str, here: Bench, by: 
     else:  # as the dashboard does, without our settings of the connection
         plain = optuna.storages.RDBStorage(storage_url.replace("postgresql:", "postgresql+psycopg:"))
         optuna.delete_study(study_name=NAME, storage=plain)
-        close(plain)
+        plain.engine.dispose()
 
     engine = here.ledger._storage.engine
     with engine.connect() as connection:

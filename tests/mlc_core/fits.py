@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 
 from mlc_core import Dataset, EpochReport, Params, Value, fit
+from mlc_core.checkpoint import RESUME, read_state
 from mlc_core.records import BEST
 from tests.mlc_core.tiny import SIZE, tiny
 
@@ -69,3 +70,27 @@ def same_weights(*folders: Path) -> bool:
     first, second = (load_file(folder / BEST) for folder in folders)
     assert len(first) > 50
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """The newest state in a checkpoint folder to the bit, but for the time that epochs took."""
+    saved = read_state(folder / RESUME, {}, device=torch.device("cpu"))
+    assert saved is not None
+    for report in saved["reports"]:
+        del report["seconds"]
+    return dict(leaves(saved))
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Whatever a nested state holds, tensors as their type and bytes."""
+    match tree:
+        case dict():
+            for key, value in tree.items():
+                yield from leaves(value, f"{path}/{key}")
+        case list() | tuple():
+            for index, value in enumerate(tree):
+                yield from leaves(value, f"{path}/{index}")
+        case torch.Tensor():
+            yield path, (tree.dtype, tree.shape, tree.numpy().tobytes())
+        case _:
+            yield path, tree

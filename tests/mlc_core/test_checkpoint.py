@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlc_core import BadCheckpoint, EpochReport, Params
-from mlc_core.checkpoint import RESUME, Identity, State, read, write, write_best
+from mlc_core.checkpoint import PREVIOUS, RESUME, Identity, State, alike, read, write, write_best
 from mlc_core.records import BEST
+from tests.mlc_core.fits import leaves
 from tests.mlc_core.test_cache import files_end_at
 
 CPU = torch.device("cpu")
@@ -36,6 +35,7 @@ IDENTITY = Identity(
     device="cpu",
     precision="fp32",
     threads=1,
+    micro_batch=64,
 )
 
 
@@ -50,8 +50,8 @@ def trained(epochs: int = 2) -> State:
         model(torch.randn(4, 3)).square().mean().backward()
         optimizer.step()
         scheduler.step(1 / 3)
-        measured = {"train_loss": 0.1 + 0.2, "val_loss": 1 / 3, "macro_f1": 1 / 7, "mean_ap": 1 / 9}
-        reports.append(EpochReport(epoch, 5, **measured, lr=1e-5 / 3, seconds=2 / 3))
+        measured = {"train_loss": 0.1 + 0.2, "val_loss": 1 / 3 / epoch, "macro_f1": 1 / 7, "mean_ap": 1 / 9}
+        reports.append(EpochReport(epoch, 5, **measured, lr=1e-5 / 3, seconds=2 / 3, micro_batch=64))
     return State(
         reports=tuple(reports),
         weights=model.state_dict(),
@@ -60,21 +60,6 @@ def trained(epochs: int = 2) -> State:
         scaler={"scale": 65536.0 / 3, "_growth_tracker": 7},
         average={"steps": epochs, "network": nn.Linear(3, 2).state_dict()},
     )
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Whatever a nested state holds, tensors as their type and bytes."""
-    match tree:
-        case dict():
-            for key, value in tree.items():
-                yield from leaves(value, f"{path}/{key}")
-        case list() | tuple():
-            for index, value in enumerate(tree):
-                yield from leaves(value, f"{path}/{index}")
-        case torch.Tensor():
-            yield path, (tree.dtype, tree.shape, tree.numpy().tobytes())
-        case _:
-            yield path, tree
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +75,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("spoilt")
 
 
+def spoil(file: Path) -> None:
+    """Flip a bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def damaged(file: Path) -> str:
     return f"{file} is damaged: its checksum does not match. Delete it to start this fit again."
 
 
 def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
     state = trained()
+    assert read(tmp_path / "made" / "for it", IDENTITY, device=CPU) is None
     write(tmp_path / "made" / "for it", IDENTITY, state)
 
     back = read(tmp_path / "made" / "for it", IDENTITY, device=CPU)
@@ -119,7 +112,78 @@ def test_the_latest_state_replaces_the_one_before(tmp_path: Path) -> None:
     back = read(tmp_path, IDENTITY, device=CPU)
     assert back is not None
     assert [report.epoch for report in back.reports] == [1, 2, 3]
-    assert list(tmp_path.iterdir()) == [tmp_path / RESUME]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / RESUME, tmp_path / PREVIOUS]
+
+
+def test_the_state_before_is_read_where_the_newest_is_damaged_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epochs in (1, 2, 3):
+        write(tmp_path, IDENTITY, trained(epochs))
+    spoil(tmp_path / RESUME)
+    back = read(tmp_path, IDENTITY, device=CPU)
+    assert back is not None
+    assert [report.epoch for report in back.reports] == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{damaged(tmp_path / RESUME)} The fit goes on from {tmp_path / PREVIOUS}, after epoch 2."
+    ]
+
+
+def test_a_damaged_state_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        write(tmp_path, IDENTITY, trained(epochs))
+    spoil(tmp_path / RESUME)
+    assert read(tmp_path, IDENTITY, device=CPU) is not None
+    write(tmp_path, IDENTITY, trained(2))
+    spoil(tmp_path / RESUME)
+    back = read(tmp_path, IDENTITY, device=CPU)
+    assert back is not None
+    assert [report.epoch for report in back.reports] == [1]
+
+
+def test_killed_between_two_renames_the_state_before_is_there(tmp_path: Path) -> None:
+    write(tmp_path, IDENTITY, trained(1))
+    (tmp_path / RESUME).rename(tmp_path / PREVIOUS)
+    (tmp_path / f".{RESUME}.x1").write_bytes(b"what was to be renamed next")
+    back = read(tmp_path, IDENTITY, device=CPU)
+    assert back is not None
+    assert [report.epoch for report in back.reports] == [1]
+    assert list(tmp_path.iterdir()) == [tmp_path / PREVIOUS]
+
+
+def test_where_the_newest_belongs_to_another_fit_the_one_before_is_not_asked(tmp_path: Path) -> None:
+    write(tmp_path, IDENTITY, trained(1))
+    write(tmp_path, replace(IDENTITY, seed=4), trained(2))
+    with pytest.raises(BadCheckpoint, match="belongs to another fit: its seed is 4, asked for is 3"):
+        read(tmp_path, IDENTITY, device=CPU)
+
+
+def test_a_state_is_read_with_its_micro_batch_unless_another_is_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, IDENTITY, trained(1))
+    back = read(tmp_path, replace(IDENTITY, micro_batch=None), device=CPU)
+    assert back is not None
+    assert back.reports[0].micro_batch == 64
+    with pytest.raises(BadCheckpoint, match="belongs to another fit: its micro_batch is 64, asked for is 32"):
+        read(tmp_path, replace(IDENTITY, micro_batch=32), device=CPU)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.zeros(3),
+        torch.zeros(2, 2),
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(1).expand(4),  # one number in memory
+        torch.zeros(4).to_sparse(),
+        [0.0] * 4,
+        None,
+    ],
+)
+def test_only_a_tensor_of_the_same_form_is_alike(other: object) -> None:
+    ours = {"state": {0: {"exp_avg": torch.zeros(4), "step": 1}}}
+    assert alike({"state": {0: {"exp_avg": torch.ones(4), "step": 2.0}}}, ours)
+    assert not alike({"state": {0: {"exp_avg": other, "step": 1}}}, ours)
+    assert not alike({"state": {}}, ours)
 
 
 @given(st.data())
@@ -190,7 +254,7 @@ def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint) as caught:
         read(tmp_path, IDENTITY, device=CPU)
 
-    assert str(caught.value) == (f"{tmp_path / RESUME} has format 1, this version reads 5. Delete it to start again.")
+    assert str(caught.value) == (f"{tmp_path / RESUME} has format 1, this version reads 6. Delete it to start again.")
 
 
 class Trap:
@@ -204,9 +268,11 @@ class Trap:
 
 
 def test_reading_runs_no_code_that_a_file_brings(tmp_path: Path) -> None:
-    (tmp_path / RESUME).write_bytes(sealed({"format": 5, "weights": Trap(tmp_path / "sprung")}))
+    (tmp_path / RESUME).write_bytes(
+        sealed({"format": 6, "identity": asdict(IDENTITY), "weights": Trap(tmp_path / "sprung")})
+    )
 
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(BadCheckpoint, match="is damaged: it does not hold what was written"):
         read(tmp_path, IDENTITY, device=CPU)
 
     assert not (tmp_path / "sprung").exists()
@@ -230,9 +296,9 @@ def test_the_best_weights_are_a_safetensors_file_that_says_what_they_are(tmp_pat
         "seen": torch.tensor(7),  # batch normalization counts in int64
         "grown": nn.Parameter(torch.randn(2)),
     }
-    write_best(tmp_path / "made", weights, {"classes": json.dumps(["a", "é"])})
+    write_best(tmp_path, weights, {"classes": json.dumps(["a", "é"])})
 
-    with safe_open(tmp_path / "made" / BEST, framework="pt") as file:
+    with safe_open(tmp_path / BEST, framework="pt") as file:
         assert file.metadata() == {"classes": '["a", "\\u00e9"]'}
         assert sorted(file.keys()) == ["conv", "grown", "seen"]
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in weights.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlc_core import free_memory
+from mlc_core import free_memory, oom_kills
 
 GB = 2**30
 
@@ -63,3 +63,16 @@ def test_the_limit_of_a_control_group_counts_and_files_it_only_read_are_free(
 
 def test_where_linux_says_nothing_the_machine_is_taken_to_be_free(tmp_path: Path) -> None:
     assert free_memory(proc=tmp_path, cgroups=tmp_path) == pytest.approx(psutil.virtual_memory().total, rel=0.1)
+
+
+def test_what_the_kernel_killed_is_counted_in_groups_of_both_versions_and_on_the_machine(tmp_path: Path) -> None:
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    for folder in (proc / "self", cgroups / "memory" / "job", cgroups / "slice"):
+        folder.mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("4:memory:/job\n0::/slice\n")
+    assert oom_kills(proc=proc, cgroups=cgroups) == 0
+    (proc / "vmstat").write_text("nr_free_pages 7\noom_kill 1\n")
+    (cgroups / "memory" / "job" / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    (cgroups / "slice" / "memory.events").write_text("low 0\noom 9\noom_kill 4\n")
+
+    assert oom_kills(proc=proc, cgroups=cgroups) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from mlc_core import BadCheckpoint, Dataset, Diverged, EpochReport, Value, fit
-from mlc_core.checkpoint import RESUME
+from mlc_core.checkpoint import PREVIOUS, RESUME
 from mlc_core.params import AUGMENTS, OPTIMIZERS, SCHEDULERS
 from mlc_core.records import BEST, best_epoch
-from tests.mlc_core.fits import FEW, RISING, SMALL, Run, run, same_weights
+from tests.faults.disk import mounted
+from tests.mlc_core.fits import FEW, RISING, SMALL, Run, run, same_weights, state
 from tests.mlc_core.tiny import tiny
 
 
@@ -61,6 +63,49 @@ def test_a_fit_in_fp16_goes_on_with_its_scale_to_the_same_bits(tmp_path: Path) -
     assert run(RISING, FEW, precision="fp16", checkpoint=tmp_path) == whole
 
 
+OTHERS: dict[str, dict[str, Value]] = {  # with COMBINATIONS: every kind of parameter that an epoch depends on
+    "averaged": {"ema": 0.9, "loss": "focal", "augment": "strong", "optimizer": "adam", "flip": 0.5},
+    "averaged, asymmetric": {"ema": 0.9, "loss": "asymmetric", "augment": "medium", "label_smoothing": 0.1},
+    "smoothed, rare": {"rare_below": 0.9, "rare_repeat": 3, "label_smoothing": 0.1, "scheduler": "plateau"},
+    "averaged, rare": {"rare_below": 0.9, "rare_repeat": 3, "ema": 0.5, "rare_augment": "none", "loss": "weighted"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_last_state_of_an_interrupted_fit_is_the_uninterrupted_ones_to_the_bit(
+    kind: str, precision: str, tmp_path: Path
+) -> None:
+    """All of it, and the best weights, but for the time that epochs took."""
+    params, ended, whole = RISING | OTHERS[kind], tmp_path / "ended", tmp_path / "whole"
+    run(params, FEW, precision=precision, checkpoint=whole)
+    for last in (1, 2, None):
+        run(params, FEW, precision=precision, checkpoint=ended, last=last)
+    assert state(ended) == state(whole)
+    assert same_weights(ended, whole)
+
+
+def test_a_full_disk_costs_no_state_that_is_there(tmp_path: Path) -> None:
+    """A real one: it takes a second state in part. Once there is room, the fit goes on to the same bits."""
+    whole = run(RISING, FEW, checkpoint=tmp_path)
+    size = (tmp_path / RESUME).stat().st_size
+    with mounted(100) as disk:
+        run(RISING, FEW, checkpoint=disk.root, last=1)
+        disk.fill()
+        with (disk.root / "ballast").open("r+b") as ballast:
+            ballast.truncate(ballast.seek(0, os.SEEK_END) - size // 2)
+        before = (disk.root / RESUME).read_bytes()
+        with pytest.raises(OSError, match="No space left on device"):
+            run(RISING, FEW, checkpoint=disk.root)
+        assert (disk.root / RESUME).read_bytes() == before
+        assert [path for path in disk.root.iterdir() if path.name.startswith(".")] == []
+
+        disk.free()
+
+        assert run(RISING, FEW, checkpoint=disk.root) == whole
+        assert same_weights(disk.root, tmp_path)
+
+
 def test_a_fit_of_rare_classes_by_another_loss_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     params = RISING | {"rare_below": 0.9, "rare_repeat": 3, "rare_augment": "strong", "flip": 0.5, "loss": "weighted"}
     whole = run(params, FEW)
@@ -96,7 +141,8 @@ def test_best_weights_that_another_fit_left_are_replaced(rising: tuple[Run, Path
     whole, folder = rising
     other = run(RISING, FEW, seed=1, checkpoint=tmp_path)
     assert best_epoch(other.reports, "bce").epoch == best_epoch(whole.reports, "bce").epoch
-    (tmp_path / RESUME).unlink()
+    for name in (RESUME, PREVIOUS):
+        (tmp_path / name).unlink()
 
     assert run(RISING, FEW, checkpoint=tmp_path) == whole
     assert same_weights(tmp_path, folder)
@@ -129,7 +175,7 @@ def test_a_finished_fit_tells_its_reports_again_and_writes_nothing(rising: tuple
         assert run(RISING, FEW, checkpoint=folder, each=lambda report: seconds.append(report.seconds)) == whole
     assert seconds[:3] == seconds[3:]  # as they were measured, not measured again
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert sorted(before) == [BEST, RESUME]
+    assert sorted(before) == [BEST, RESUME, PREVIOUS]
 
 
 def test_an_epoch_told_again_can_end_the_fit_too(rising: tuple[Run, Path]) -> None:

@@ -290,7 +290,7 @@ def test_the_value_and_the_best_weights_are_those_of_the_objective(
 
 def test_of_equally_good_epochs_the_first_is_the_best() -> None:
     reports = [
-        EpochReport(epoch, 4, train_loss=1, val_loss=val_loss, macro_f1=f1, mean_ap=ap, lr=1, seconds=1)
+        EpochReport(epoch, 4, train_loss=1, val_loss=val_loss, macro_f1=f1, mean_ap=ap, lr=1, seconds=1, micro_batch=64)
         for epoch, val_loss, f1, ap in ((1, 0.5, 0.1, 0.2), (2, 0.4, 0.3, 0.2), (3, 0.4, 0.3, 0.1), (4, 0.6, 0.3, 0.2))
     ]
     assert {objective: best_epoch(reports, objective).epoch for objective in OBJECTIVES} == {

@@ -74,6 +74,10 @@ def keys(client: Any, bucket: str = "studies", prefix: str = "") -> list[str]:
     return [one["Key"] for one in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", ())]
 
 
+def seen(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+
+
 def reports(checkpoint: bytes) -> int:
     """Epochs that a resume file knows."""
     return len(torch.load(io.BytesIO(checkpoint[40:]), weights_only=True)["reports"])
@@ -84,22 +88,19 @@ def test_a_folder_goes_up_and_comes_down_again_as_it_is(s3: Any, tmp_path: Path)
     here.mkdir()
     (here / "best").write_bytes(b"best of 3")
     (here / "resume").write_bytes(b"3" * 3_000_000)
+    (here / "resume.previous.ckpt").write_bytes(b"2")  # of no use where nothing is half written
     (here / ".resume.half").write_bytes(b"being written")
 
     bucket.push(here, "checkpoints/a/7")
     bucket.pull("checkpoints/a/7", there)
-    assert {file.name: file.read_bytes() for file in there.iterdir()} == {
-        "best": b"best of 3",
-        "resume": b"3" * 3_000_000,
-    }
+    assert seen(there) == {"best": b"best of 3", "resume": b"3" * 3_000_000}
 
     (here / "best").unlink()  # another start: what the earlier one left must not be taken for its own
     (here / "resume").write_bytes(b"1")
-    before = s3.head_object(Bucket="studies", Key="folders/checkpoints/a/7/resume")["LastModified"]
     bucket.push(here, "checkpoints/a/7")
     bucket.pull("checkpoints/a/7", there)
-    assert [file.read_bytes() for file in there.iterdir()] == [b"1"]
-    assert s3.head_object(Bucket="studies", Key="folders/checkpoints/a/7/resume")["LastModified"] >= before
+    assert seen(there) == {"resume": b"1"}
+    assert keys(s3, prefix="folders/") == ["folders/checkpoints/a/7/resume"]
     assert bucket.sizes() == {}
     assert bucket.sizes("checkpoints/", deep=True) == {"checkpoints/a/7/resume": 1}
 
@@ -199,7 +200,8 @@ def test_a_killed_workers_trial_goes_on_from_s3_where_nothing_of_it_lies(
     for worker in workers_of(run):
         worker.kill()
         worker.wait()
-    shutil.rmtree(tmp_path / "cache" / "s3")
+    for checkpoint in tmp_path.glob("cache/s3/*/checkpoints"):
+        shutil.rmtree(checkpoint)
     until(lambda: list(tmp_path.glob("cache/s3/*/checkpoints/*/*/resume.ckpt")))
     (first,) = tmp_path.glob("cache/s3/*/checkpoints/*/*/resume.ckpt")
     assert reports(first.read_bytes()) >= 3

@@ -84,7 +84,8 @@ def test_repetitions_are_shared_resumed_and_never_more_than_asked_for(searched: 
 def _rows(table: list[list[float]], *, missing: int = 0) -> list[Confirmed]:
     trial = TrialRow(
         number=0, state="complete", objective="bce", value=0.1, epoch=1, epochs=1, reports={}, val_loss=0.1, params={},
-        paper=None, repeats=None, seed=0, seconds=1.0, started=None, note="", metrics={}, fit={}, compute={},
+        paper=None, repeats=None, seed=0, seconds=1.0, started=None, note="", failures=[], metrics={}, fit={},
+        compute={},
     )  # fmt: skip
     rows = [
         Confirmed(

@@ -46,6 +46,7 @@ SEARCHED = TrialRow(
     seconds=3723.4,
     started=datetime(2026, 11, 25, 9, 32, 28, tzinfo=UTC),
     note="",
+    failures=[],
     metrics={},
     fit={},
     compute={},

@@ -77,8 +77,8 @@ def test_whatever_the_losses_are_the_picture_stays_inside_its_frame(losses: list
 @pytest.mark.parametrize(("objective", "epoch"), [("bce", 1), ("macro_f1", 2)])
 def test_a_note_tells_of_the_epoch_that_the_objective_chose(objective: str, epoch: int) -> None:
     reports = [
-        EpochReport(1, 3, train_loss=0.5, val_loss=0.2, macro_f1=0.6, mean_ap=0.7, lr=0.1, seconds=2.0),
-        EpochReport(2, 3, train_loss=0.4, val_loss=0.3, macro_f1=0.8, mean_ap=0.7, lr=0.1, seconds=2.4),
+        EpochReport(1, 3, train_loss=0.5, val_loss=0.2, macro_f1=0.6, mean_ap=0.7, lr=0.1, seconds=2.0, micro_batch=64),
+        EpochReport(2, 3, train_loss=0.4, val_loss=0.3, macro_f1=0.8, mean_ap=0.7, lr=0.1, seconds=2.4, micro_batch=64),
     ]
     text = note(reports, objective, ended="Pruned")  # type: ignore[arg-type]
     assert text.startswith(f"Pruned after 2 of 3 epochs in 4 s.\n\n**Best epoch {epoch}** on validation: loss 0.")

@@ -20,6 +20,7 @@ from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFou
 from search.paper import paper_trials
 from search.storage import close, connect, redacted, resolve_url
 from search.study import Study, enqueue_paper, fit_spec, open_study, study_names
+from search.trials import Trials
 from tests.crew import Crew, Together
 from tests.search.test_declaration import DEFAULT
 from tests.search.test_paper import FIXED, OFF, PLAIN, UNUSED
@@ -50,7 +51,7 @@ def crew() -> Iterator[Crew]:
 
 
 @contextmanager
-def plain(url: str) -> Iterator[optuna.storages.RDBStorage]:
+def plain(url: str) -> Iterator[Trials]:
     """The database as another program that uses Optuna sees it."""
     storage = connect(url)
     try:

@@ -38,6 +38,7 @@ def trial(number: int, state: str = "complete", value: float | None = None, **re
         "seconds": 10.0,
         "started": START,
         "note": "",
+        "failures": [],
         "metrics": {},
         "fit": {},
         "compute": {},

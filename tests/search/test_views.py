@@ -54,6 +54,7 @@ def row(number: int, state: str = "complete", value: float | None = None, **rest
         "seconds": None,
         "started": None,
         "note": "",
+        "failures": [],
         "metrics": {},
         "fit": {},
         "compute": {},
@@ -205,7 +206,7 @@ def test_every_row_can_be_written_as_json(study: Study) -> None:
     assert [table["paper"] for table in tables] == [None, None, 1, 2, 3, 4, 5]
     assert {" ".join(table) for table in tables} == {
         "number state objective value epoch epochs params paper repeats seed seconds started val_loss reports metrics "
-        "note fit compute"
+        "note failures fit compute"
     }
 
 
