@@ -244,7 +244,7 @@ def _told(
 def _read(file: Path, shape: tuple[int, ...]) -> Floats | None:
     """Read what a fold told; None where it is absent or damaged, and must be told again."""
     try:
-        told: Floats = np.load(file, allow_pickle=False)
+        told = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if not isinstance(told, np.ndarray):

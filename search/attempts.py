@@ -112,9 +112,10 @@ class Attempts:
             ledger.fail(claim.trial_id, worker=self.worker, reason=_reason(error))
             self.failures += 1
             if self.failures == FAILURES:
+                last = _reason(error).rstrip(".")
                 raise EveryTrialFails(
-                    f"{FAILURES} attempts in a row failed on this worker, the last with: {_reason(error)}. Fix the "
-                    "cause, then run the search again; nothing finished is lost."
+                    f"{FAILURES} attempts in a row failed on this worker, the last with: {last}. Fix the cause, then "
+                    "run the search again; nothing finished is lost."
                 ) from error
         else:
             self.failures = 0

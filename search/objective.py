@@ -5,7 +5,6 @@ Not here: who claims and who writes the end (worker.py).
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from dataclasses import dataclass
@@ -100,8 +99,6 @@ def run_trial(
     MlcError
         As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
     """
-    if not root.is_dir():  # nobody makes it anew where a disk is missing
-        raise FileNotFoundError(errno.ENOENT, "The artifact folder is not there", str(root))
     checkpoint = fetch(root, study, claim.number)
     trial, spec, replay = begin(study, claim, precision=precision)
     reporter = Reporter(study, trial, root, claim.number, stop=stop, lost=lost, prune=not replay)

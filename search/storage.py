@@ -6,6 +6,7 @@ Not here: our tables (tables.py) and what they mean (ledger.py); names and lists
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from functools import partial
@@ -286,9 +287,18 @@ def _add_columns(connection: Connection) -> None:
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {spelled}"))
 
 
+def _upgrade(url: str) -> str:
+    """Spell the command, without the password, which libpq takes from its own variable."""
+    parsed = make_url(url)
+    options = {key: value for key, value in parsed.query.items() if key.lower() not in _SECRETS}
+    bare = parsed._replace(password=None).set(query=options).render_as_string()
+    secret = "PGPASSWORD=... " if bare != redacted(url) else ""
+    return f"{secret}optuna storage upgrade --storage {shlex.quote(bare)}"
+
+
 def _other_version(url: str, *, known: bool) -> StorageDown:
     if known:
-        hint = f"Stop everything that uses it, then run: optuna storage upgrade --storage {redacted(url)}"
+        hint = f"Stop everything that uses it, then run: {_upgrade(url)}"
         return StorageDown(redacted(url), "its tables were made by an older Optuna", hint)
     hint = "Install the newest mlc-search, or name another database with --storage."
     return StorageDown(redacted(url), f"its tables were made by a newer Optuna than {optuna.__version__}", hint)

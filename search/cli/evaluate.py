@@ -112,7 +112,7 @@ def parsed(goal: str) -> Goal:
 def opened(
     study: str,
     storage: str | None,
-    artifacts: Path | None,
+    artifacts: str | None,
     data: Path | None,
     format: str,  # noqa: A002 - the option's name
     *,

@@ -33,6 +33,7 @@ def test_each_trial_leaves_a_note_and_its_curves_and_the_weights_stay_within_the
     # One network of 19.7 MB fits, two do not; the number alone would let all stay.
     file.write_text(file.read_text().replace("keep = 2", "keep = 9\nkeep_mb = 30"))
     root = tmp_path / "artifacts"
+    root.mkdir()
     with open_study(str(file), sqlite_url, create=True) as study:
         study.ledger.open_budget(6)
         assert work(study, name="worker", root=root, stop=Stop()) == 6

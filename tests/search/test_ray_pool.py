@@ -50,8 +50,11 @@ def machines() -> Iterator[Machines]:
         # A node is dead after five seconds of silence, not after half a minute.
         config = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
         head = {**NODE, "include_dashboard": False, "_system_config": config}
+        before = signal.getsignal(signal.SIGTERM)  # which a node takes for itself
         cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-        yield Machines(cluster, cluster.add_node(**NODE))
+        second = cluster.add_node(**NODE)
+        signal.signal(signal.SIGTERM, before)
+        yield Machines(cluster, second)
         cluster.shutdown()
 
 

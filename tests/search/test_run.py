@@ -141,10 +141,10 @@ def test_when_every_trial_fails_the_run_ends_with_the_reason_and_exit_code_1(sql
     done = small.call(*words, folder=tmp_path, storage=sqlite_url, code=1)
 
     assert "Error: " in done.stderr
-    assert "6 attempts in a row failed on this worker, the last with: RuntimeError: " in done.stderr
+    assert "6 attempts in a row failed on this worker, the last with: Memory ran out" in done.stderr
     rows = small.rows(tmp_path, sqlite_url)
     assert [row["state"] for row in rows] == ["failed", "failed"]
-    assert all("allocate" in str(row["note"]) for row in rows)
+    assert all("emory" in str(row["note"]) for row in rows)
 
 
 def test_files_that_cannot_be_written_end_the_run_and_cost_the_trial_nothing(sqlite_url: str, tmp_path: Path) -> None:
@@ -153,12 +153,13 @@ def test_files_that_cannot_be_written_end_the_run_and_cost_the_trial_nothing(sql
     root.mkdir()
     (root / "checkpoints").write_text("a file where the folder should be")
 
-    words = ("run", "--study", file, "--trials", 1, "--workers", 1)
+    words = ("run", "--study", file, "--trials", 1, "--workers", 1, "--patience", "3s")
     done = small.call(*words, folder=tmp_path, storage=sqlite_url, code=1)
     waiting = small.rows(tmp_path, sqlite_url)
     (root / "checkpoints").unlink()
     small.call(*words, folder=tmp_path, storage=sqlite_url)
 
+    assert "Not a directory. Waiting for it, 3 seconds at most." in done.stderr
     assert "Not a directory. The trial waits with its checkpoint." in done.stderr
     assert [(row["state"], row["note"]) for row in waiting] == [("waiting", "")]
     (row,) = small.rows(tmp_path, sqlite_url)

@@ -201,7 +201,7 @@ def test_a_database_that_plain_optuna_made_keeps_its_studies(storage_url: str) -
 @pytest.mark.parametrize(
     ("revision", "sentence"),
     [
-        ("v2.6.0.a", "an older Optuna.*optuna storage upgrade --storage "),
+        ("v2.6.0.a", "an older Optuna.*optuna storage upgrade --storage '?(sqlite|postgresql)"),
         ("v9.0.0.a", "a newer Optuna than 5."),
     ],
 )
