@@ -85,6 +85,7 @@ def trial_table(row: TrialRow) -> Table:
         "trained for": "-" if row.seconds is None else duration(row.seconds),
         "started": "-" if row.started is None else row.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
         **{key: _short(value) for key, value in row.params.items()},
+        "computed": settings(row.compute) or "-",
         "by epoch": " ".join(f"{value:.4f}" for value in row.reports.values()) or "-",
     }
     for heading, text in lines.items():

@@ -39,6 +39,15 @@ def fit(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; by default all.", show_default=False)
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--micro-batch",
+            min=2,
+            help="Images passed at once; by default the batch, or less where memory runs out.",
+            show_default=False,
+        ),
+    ] = None,
     data: options.Data = None,
     format: options.Format = "auto",  # noqa: A002 - the option's name
     skip_bad: options.SkipBad = False,
@@ -80,6 +89,7 @@ def fit(
             device=device,
             precision=precision,
             threads=spec["threads"],
+            micro_batch=micro_batch,
             on_epoch=tell,
             checkpoint=checkpoint,
             **length,

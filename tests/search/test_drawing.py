@@ -19,6 +19,7 @@ from search.drawing import (
     comparison_words,
     counted,
     duration,
+    failures_table,
     finished_line,
     kind,
     number,
@@ -49,7 +50,7 @@ SEARCHED = TrialRow(
     failures=[],
     metrics={},
     fit={},
-    compute={},
+    compute={"precision": "bf16", "threads": 1, "micro_batch": 64},
 )
 REPLAY = replace(
     SEARCHED,
@@ -65,6 +66,7 @@ REPLAY = replace(
     seconds=None,
     started=None,
     note="KeyError: '[/conv] of [bold]' :warning:",
+    compute={},
 )
 
 
@@ -193,6 +195,7 @@ def test_the_table_of_one_trial_has_everything_about_it() -> None:
         ["batch_size", "64"],
         ["scheduler", "step"],
         ["step_size", "3"],
+        ["computed", "precision=bf16 threads=1 micro_batch=64"],
         ["by epoch", "0.5000 0.0432"],
     ]
 
@@ -210,9 +213,16 @@ def test_a_note_is_printed_letter_by_letter_even_where_it_looks_like_markup() ->
         ["lr", "0.0001"],
         ["scheduler", "cosine"],
         ["t_max", "35"],
+        ["computed", "-"],
         ["by epoch", "-"],
         ["note", "KeyError: '[/conv] of [bold]' :warning:"],
     ]
+
+
+def test_each_failure_of_a_trial_is_told_and_the_list_of_failed_trials_tells_the_last() -> None:
+    row = replace(REPLAY, failures=["first [x]", "second\nand more"], note="second\nand more")
+    assert cells(trial_table(row))[-3:] == [["failure 1", "first [x]"], ["failure 2", "second"], ["and more"]]
+    assert cells(failures_table([row]))[-1] == ["12", "failed", "2", "second"]
 
 
 def test_a_narrow_terminal_folds_a_note_and_loses_nothing_of_it() -> None:
