@@ -408,8 +408,9 @@ class Ledger:
         study = models.StudyModel
 
         def locked(session: Session) -> _T:
-            # SQLite has no FOR UPDATE: there the transaction began with BEGIN IMMEDIATE (storage.py).
-            row = select(study.study_id).where(study.study_id == self._study_id).with_for_update()
+            # SQLite has no FOR UPDATE: there the transaction began with BEGIN IMMEDIATE (storage.py). PostgreSQL's lock
+            # lets foreign keys pass, which every attribute of the study has: they would wait in the other order.
+            row = select(study.study_id).where(study.study_id == self._study_id).with_for_update(key_share=True)
             if session.execute(row).first() is None:
                 known = session.execute(select(study.study_name).order_by(study.study_name)).scalars()
                 raise StudyNotFound(f"number {self._study_id}", known)
