@@ -48,6 +48,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     folder = tmp_path_factory.mktemp("searched")
     url = f"sqlite:///{folder / 'search.db'}"
     root = folder / "artifacts"
+    root.mkdir()
     with open_study(str(declare(folder, epochs=1, pruner="none")), url, create=True) as study:
         study.ledger.open_budget(2)
         assert work(study, name="searcher", root=root, stop=Stop()) == 2

@@ -26,6 +26,7 @@ from tests.small import NAME, call, declare
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, str, Path]]:
     """A study of three complete trials of one epoch, searched in this process."""
     folder = tmp_path_factory.mktemp("searched")
+    (folder / "artifacts").mkdir()
     url = f"sqlite:///{folder / 'search.db'}"
     with open_study(str(declare(folder, epochs=1, pruner="none")), url, create=True) as study:
         study.ledger.open_budget(3)

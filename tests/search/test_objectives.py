@@ -20,6 +20,7 @@ def test_a_study_about_another_objective_keeps_and_shows_the_highest(
     objective: str, metric: str, tmp_path: Path, sqlite_url: str
 ) -> None:
     file = declare(tmp_path, pruner="none")
+    (tmp_path / "artifacts").mkdir()
     file.write_text(f'objective = "{objective}"\n' + file.read_text().replace("keep = 2", "keep = 1"))
     with open_study(str(file), sqlite_url, create=True) as study:
         study.ledger.open_budget(4)
