@@ -1,9 +1,9 @@
 """The files of a study: checkpoints of what runs, weights of its best trials; in a folder, or in S3.
 
-Layout: ``checkpoints/STUDY/NUMBER/`` while a trial runs; afterwards its weights under their artifact's id, so that
-the dashboard lists and serves them. A bucket has the same keys below its prefix, and each machine a folder for it in
-the cache folder: training writes there, `fetch` and `store` carry it down and up. Not here: what a checkpoint holds
-(mlc_core); how S3 is spoken (bucket.py).
+Layout: ``checkpoints/STUDY/NUMBER-ATTEMPT/`` while a trial runs; afterwards its weights under their artifact's id, so
+that the dashboard lists and serves them. A bucket has the same keys below its prefix, but one checkpoint a trial, and
+each machine a folder for it in the cache folder: training writes there, `fetch` and `store` carry it down and up. Not
+here: what a checkpoint holds (mlc_core); how S3 is spoken (bucket.py).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sqlalchemy import delete, make_url
 from mlc_core import BEST, cache_dir, cost
 from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
+from search.ledger import Claim
 from search.storage import resolve_url, transact
 from search.study import Study
 
@@ -74,13 +75,15 @@ def artifact_store(root: Path) -> FileSystemArtifactStore | Bucket:
     return _bucket_of(root) or FileSystemArtifactStore(root)
 
 
-def checkpoint_folder(root: Path, study: Study, number: int) -> Path:
-    """Where the trial's fit keeps its state."""
-    return _checkpoints(root, study) / str(number)
+def checkpoint_folder(root: Path, study: Study, claim: Claim) -> Path:
+    """Where the trial's fit keeps its state; each attempt has a folder of its own."""
+    return _checkpoints(root, study) / f"{claim.number}-{claim.attempt}"
 
 
-def fetch(root: Path, study: Study, number: int) -> Path:
-    """Bring a trial's checkpoint here, before its fit goes on; in a folder it is here already.
+def fetch(root: Path, study: Study, claim: Claim) -> Path:
+    """Bring a trial's checkpoint here, before its fit goes on: what earlier attempts left becomes this one's.
+
+    A worker that was taken for dead and wakes up finds its folder gone, and writes nothing into this one.
 
     Returns
     -------
@@ -92,25 +95,32 @@ def fetch(root: Path, study: Study, number: int) -> Path:
     OSError
         The bucket cannot be used, or the folder is not there.
     """
-    folder = checkpoint_folder(root, study, number)
-    if (bucket := _bucket_of(root)) is not None:
-        bucket.pull(_key(root, folder), folder)
-    elif not root.is_dir():  # nobody makes it anew where a disk is missing
+    folder, bucket = checkpoint_folder(root, study, claim), _bucket_of(root)
+    if bucket is None and not root.is_dir():  # nobody makes it anew where a disk is missing
         raise FileNotFoundError(errno.ENOENT, "The artifact folder is not there", str(root))
+    for earlier in _attempts(root, study, claim.number):
+        if folder.exists() and earlier != folder:
+            shutil.rmtree(earlier)
+        elif earlier != folder:
+            earlier.rename(folder)
+    if bucket is not None:
+        bucket.pull(_above(root, study, claim.number), folder)
     return folder
 
 
-def store(root: Path, study: Study, number: int) -> None:
+def store(root: Path, study: Study, claim: Claim) -> None:
     """Carry a trial's checkpoint to where every machine finds it, after an epoch; in a folder it is there already.
 
     Raises
     ------
     OSError
         The bucket cannot be used.
+    TrialTaken
+        The trial is another worker's by now.
     """
-    folder = checkpoint_folder(root, study, number)
     if (bucket := _bucket_of(root)) is not None:
-        bucket.push(folder, _key(root, folder))
+        study.storage.own(claim.trial_id)
+        bucket.push(checkpoint_folder(root, study, claim), _above(root, study, claim.number))
 
 
 def keep_weights(root: Path, study: Study, trial_id: int, folder: Path) -> None:
@@ -172,11 +182,11 @@ def weights_path(root: Path, trial: FrozenTrial) -> Path | None:
 
 def clear(root: Path, study: Study, number: int) -> None:
     """Remove a trial's checkpoints, as when it has finished; what cannot be removed now, `sweep` removes."""
-    folder = checkpoint_folder(root, study, number)
-    shutil.rmtree(folder, ignore_errors=True)
+    for folder in _attempts(root, study, number):
+        shutil.rmtree(folder, ignore_errors=True)
     if (bucket := _bucket_of(root)) is not None:
         try:
-            for key in bucket.sizes(f"{_key(root, folder)}/"):
+            for key in bucket.sizes(f"{_above(root, study, number)}/"):
                 bucket.remove(key)
         except OSError as error:
             log.info("checkpoints of trial %d are left for the next run: %s", number, error)
@@ -237,6 +247,17 @@ def _key(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def _attempts(root: Path, study: Study, number: int) -> list[Path]:
+    """List the folders of a trial's attempts, the newest first."""
+    found = _checkpoints(root, study).glob(f"{number}-*")
+    return sorted(found, key=lambda folder: int(folder.name.partition("-")[2]), reverse=True)
+
+
+def _above(root: Path, study: Study, number: int) -> str:
+    """Where a bucket has the checkpoint of a trial, whichever attempt made it."""
+    return _key(root, _checkpoints(root, study) / str(number))
+
+
 def _with_checkpoints(root: Path, study: Study) -> set[int]:
     """Numbers of the trials that have checkpoints, here or in the bucket."""
     folder, bucket = _checkpoints(root, study), _bucket_of(root)
@@ -244,7 +265,8 @@ def _with_checkpoints(root: Path, study: Study) -> set[int]:
     if bucket is not None:
         below = f"{_key(root, folder)}/"
         names |= {key.removeprefix(below).partition("/")[0] for key in bucket.sizes(below, deep=True)}
-    return {int(name) for name in names if name.isdecimal()}
+    numbers = {name.partition("-")[0] for name in names}
+    return {int(number) for number in numbers if number.isdecimal()}
 
 
 def _sizes(root: Path, artifacts: Iterable[str]) -> dict[str, int]:

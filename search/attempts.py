@@ -147,9 +147,7 @@ class Attempts:
             case Pruned():
                 return finish(state=TrialState.PRUNED, value=None)
             case Finished(value=value):
-                artifacts.keep_weights(
-                    root, study, claim.trial_id, artifacts.checkpoint_folder(root, study, claim.number)
-                )
+                artifacts.keep_weights(root, study, claim.trial_id, artifacts.checkpoint_folder(root, study, claim))
                 done = finish(state=TrialState.COMPLETE, value=value)
                 artifacts.keep_only_best(root, study)
                 return done

@@ -99,9 +99,9 @@ def run_trial(
     MlcError
         As `mlc_core.fit` does, but for a divergence or a damaged checkpoint, which are dealt with here.
     """
-    checkpoint = fetch(root, study, claim.number)
+    checkpoint = fetch(root, study, claim)
     trial, spec, replay = begin(study, claim, precision=precision)
-    reporter = Reporter(study, trial, root, claim.number, stop=stop, lost=lost, prune=not replay)
+    reporter = Reporter(study, trial, root, claim, stop=stop, lost=lost, prune=not replay)
     micro_batch = _micro_batch(trial, spec["params"]["batch_size"])
 
     def train() -> float:
@@ -191,9 +191,9 @@ class Reporter(OnEpoch):
     """Tells the study of each epoch, and the fit whether to go on."""
 
     def __init__(
-        self, study: Study, trial: Trial, root: Path, number: int, *, stop: Stop, lost: Event, prune: bool
+        self, study: Study, trial: Trial, root: Path, claim: Claim, *, stop: Stop, lost: Event, prune: bool
     ) -> None:
-        self._study, self._trial, self._root, self._number = study, trial, root, number
+        self._study, self._trial, self._root, self._claim = study, trial, root, claim
         self._stop, self._lost, self._prune = stop, lost, prune
         frozen = study.optuna._storage.get_trial(trial._trial_id)
         self._known = dict(frozen.intermediate_values)
@@ -213,7 +213,7 @@ class Reporter(OnEpoch):
             self._reports[report.epoch - 1 :] = [report]  # where memory ran out, the fit begins again
             if self._lost.is_set():
                 return False
-            store(self._root, self._study, self._number)
+            store(self._root, self._study, self._claim)
             self._report(report.epoch, report.value(self._objective))
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and self._judged <= report.epoch < report.epochs:

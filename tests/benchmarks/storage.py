@@ -211,7 +211,7 @@ def our_trials(url: str, folder: Path, seconds: Seconds) -> Generator[None, None
             trial, spec, replay = begin(study, claim, precision="fp32")
             clock.stop("ask")
             kernels.stop()
-            reporter = Reporter(study, trial, folder, claim.number, stop=Stop(), lost=Event(), prune=not replay)
+            reporter = Reporter(study, trial, folder, claim, stop=Stop(), lost=Event(), prune=not replay)
             clock.restart()
             for report in reports(spec["params"]):
                 reporter(report)
