@@ -27,7 +27,7 @@ from search.notes import hang
 from search.page import write_html
 from search.study import Study
 from search.study_figures import importances, optimization_history, slices, timeline
-from search.views import TrialRow, trial_rows
+from search.views import TrialRow, trial_row
 
 HALF: Final = 0.5  # the threshold while nothing is tuned
 
@@ -79,7 +79,7 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
     (told,) = predict_split([member], data.val)
     scores = score(told, [HALF] * len(told.classes))
     drawn = {
-        "training": _training(trial_rows(study)[number], member),
+        "training": _training(trial_row(study, study.storage.get_trial(best._trial_id)), member),
         "classes": precision_recall_bars(scores),
         "confusion": confusion(told, scores),
     }

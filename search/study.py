@@ -41,6 +41,7 @@ FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
 COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
 METRICS: Final = "metrics"  # trial attribute: by name, one value an epoch
 SECONDS: Final = "seconds"  # trial attribute: spent training, over all attempts
+FOR_PEOPLE: Final = frozenset({FIT, COMPUTE, METRICS, SECONDS})  # of other trials, a worker reads none of these
 DIVERGED: Final = "diverged"  # trial attribute: why the loss could not be used
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, wraps
+from sys import intern
 from typing import Any, Final, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
@@ -76,6 +77,8 @@ class Trials(RDBStorage):
     ----------
     worker : str or None
         Who writes; a trial that was claimed is written by nobody else.
+    unread : set of str
+        Users' attributes that are left out where all trials of a study are read: a worker keeps them all in memory.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Trials(RDBStorage):
         self._held: _Rows | None = None  # what waits to be written
         self.patience, self._spell = patience, spell
         self.worker: str | None = None
+        self.unread: frozenset[str] = frozenset()
         # Whoever opens it has compared the tables' version already; to do so takes two more connections at once.
         super().__init__(url, engine_kwargs=engine_kwargs, skip_compatibility_check=True, skip_table_creation=True)
 
@@ -154,6 +158,7 @@ class Trials(RDBStorage):
             found = _read(
                 session,
                 (_TRIALS.c.study_id == study_id) & (or_(new, _TRIALS.c.trial_id.in_(sorted(again))) if again else new),
+                self.unread,
             )
             if not found:
                 models.StudyModel.find_or_raise_by_id(study_id, session)
@@ -236,7 +241,7 @@ def _upsert(session: Session, table: Table, rows: list[dict[str, Any]]) -> None:
     session.execute(statement, rows)
 
 
-def _read(session: Session, where: ColumnElement[bool]) -> list[FrozenTrial]:
+def _read(session: Session, where: ColumnElement[bool], unread: Collection[str] = ()) -> list[FrozenTrial]:
     columns = (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state, _TRIALS.c.datetime_start)
     found = session.execute(select(*columns, _TRIALS.c.datetime_complete).where(where)).all()
     # After the trials, so that of a finished one everything is there.
@@ -247,6 +252,8 @@ def _read(session: Session, where: ColumnElement[bool]) -> list[FrozenTrial]:
         statement = select(table.c.trial_id, *(table.c[name] for name in names)).where(
             table.c.trial_id.in_(of) if ids else false()
         )
+        if table is _USER and unread:
+            statement = statement.where(table.c.key.not_in(unread))
         gathered: dict[int, list[Any]] = defaultdict(list)
         for row in session.execute(statement.order_by(table.c[by]) if by else statement):
             gathered[row[0]].append(row)
@@ -267,10 +274,10 @@ def _read(session: Session, where: ColumnElement[bool]) -> list[FrozenTrial]:
             values=[value(*row[1:]) for row in values[one]] or None,
             datetime_start=_local(start),
             datetime_complete=_local(complete),
-            params={row[1]: _distribution(row[3]).to_external_repr(row[2]) for row in params[one]},
-            distributions={row[1]: _distribution(row[3]) for row in params[one]},
-            user_attrs={row[1]: json.loads(row[2]) for row in user[one]},
-            system_attrs={row[1]: json.loads(row[2]) for row in system[one]},
+            params={intern(row[1]): _distribution(row[3]).to_external_repr(row[2]) for row in params[one]},
+            distributions={intern(row[1]): _distribution(row[3]) for row in params[one]},
+            user_attrs={intern(row[1]): json.loads(row[2]) for row in user[one]},
+            system_attrs={intern(row[1]): json.loads(row[2]) for row in system[one]},
             intermediate_values={row[1]: report(*row[2:]) for row in reports[one]},
         )
         for one, number, state, start, complete in sorted(found)

@@ -124,7 +124,37 @@ class Comparison:
 
 def trial_rows(study: Study) -> list[TrialRow]:
     """Read all trials, by number."""
-    return [_row(study, trial) for trial in study.optuna.get_trials(deepcopy=False)]
+    return [trial_row(study, trial) for trial in study.optuna.get_trials(deepcopy=False)]
+
+
+def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
+    """Read one trial."""
+    attributes = trial.user_attrs
+    spec: Mapping[str, Any] = attributes.get(FIT, {})
+    failures: list[str] = attributes.get(FAILURE, [])
+    note = attributes.get(DIVERGED) or (failures[-1] if failures else "")
+    start = trial.datetime_start
+    return TrialRow(
+        number=trial.number,
+        state=STATES[trial.state],
+        objective=study.declaration.objective,
+        value=trial.value if trial.state.is_finished() else None,
+        epoch=trial.last_step or 0,
+        epochs=int(spec.get("epochs", study.declaration.epochs)),
+        reports=dict(sorted(trial.intermediate_values.items())),
+        val_loss=_val_loss(study, trial),
+        params=trial.params or trial.system_attrs.get("fixed_params", {}),
+        paper=attributes.get(PAPER),
+        repeats=attributes.get(REPEATS),
+        seed=spec.get("seed"),
+        seconds=attributes.get(SECONDS),
+        started=start.astimezone(UTC) if start else None,
+        metrics=attributes.get(METRICS, {}),
+        note=note,
+        failures=failures,
+        fit=spec,
+        compute=attributes.get(COMPUTE, {}),
+    )
 
 
 def counts(rows: Iterable[TrialRow]) -> Counts:
@@ -164,35 +194,6 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     from scipy.stats import spearmanr  # costs a second, and only this needs it
 
     return float(spearmanr(first, second).statistic)
-
-
-def _row(study: Study, trial: FrozenTrial) -> TrialRow:
-    attributes = trial.user_attrs
-    spec: Mapping[str, Any] = attributes.get(FIT, {})
-    failures: list[str] = attributes.get(FAILURE, [])
-    note = attributes.get(DIVERGED) or (failures[-1] if failures else "")
-    start = trial.datetime_start
-    return TrialRow(
-        number=trial.number,
-        state=STATES[trial.state],
-        objective=study.declaration.objective,
-        value=trial.value if trial.state.is_finished() else None,
-        epoch=trial.last_step or 0,
-        epochs=int(spec.get("epochs", study.declaration.epochs)),
-        reports=dict(sorted(trial.intermediate_values.items())),
-        val_loss=_val_loss(study, trial),
-        params=trial.params or trial.system_attrs.get("fixed_params", {}),
-        paper=attributes.get(PAPER),
-        repeats=attributes.get(REPEATS),
-        seed=spec.get("seed"),
-        seconds=attributes.get(SECONDS),
-        started=start.astimezone(UTC) if start else None,
-        metrics=attributes.get(METRICS, {}),
-        note=note,
-        failures=failures,
-        fit=spec,
-        compute=attributes.get(COMPUTE, {}),
-    )
 
 
 def _val_loss(study: Study, trial: FrozenTrial) -> float | None:

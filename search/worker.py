@@ -27,7 +27,7 @@ from search.objective import study_precision
 from search.patience import Patience
 from search.signals import Interrupted, Stop
 from search.storage import VARIABLE
-from search.study import Study, open_study
+from search.study import FOR_PEOPLE, Study, open_study
 from search.versions import code_version
 
 POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
@@ -83,7 +83,7 @@ def work(
     data, precision = _data(study, source, stop), study_precision(study)
     if data is None:
         return 0
-    study.storage.worker = name
+    study.storage.worker, study.storage.unread = name, FOR_PEOPLE
     roll = _Roll(study.ledger, name, data)
     attempts = Attempts(study, name, root, stop, data, precision, Trouble(study.storage.patience, root))
     finished = 0

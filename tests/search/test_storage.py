@@ -409,6 +409,22 @@ def test_trials_are_read_as_plain_optuna_reads_them(storage_url: str) -> None:
     plain.engine.dispose()
 
 
+def test_what_a_worker_does_not_read_of_all_trials_it_reads_of_one(storage_url: str) -> None:
+    storage = connect(storage_url)
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    trial.set_user_attr("metrics", [0.5] * 100)
+    trial.set_user_attr("failure", ["no luck"])
+    study.tell(trial, 1.0)
+
+    storage.unread = frozenset({"metrics"})
+
+    (seen,) = storage.get_all_trials(study._study_id)
+    assert (seen.value, seen.user_attrs) == (1.0, {"failure": ["no luck"]})
+    assert storage.get_trial(trial._trial_id).user_attrs == {"metrics": [0.5] * 100, "failure": ["no luck"]}
+    close(storage)
+
+
 def test_what_is_given_together_is_seen_by_nobody_before_it_is_written(storage_url: str) -> None:
     storage = connect(storage_url)
     study = optuna.create_study(storage=storage)
