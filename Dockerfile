@@ -19,7 +19,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY mlc_core/ mlc_core/
 COPY search/ search/
 COPY studies/ studies/
-RUN pip install --constraint /tmp/torch.txt '.[s3]'
+RUN pip install --constraint /tmp/torch.txt '.[s3,grpc]'
 
 # A new named volume takes over the owner of the folder it is mounted on.
 RUN useradd --create-home --uid 1000 mlc \

@@ -20,15 +20,14 @@ from urllib.parse import quote, unquote
 
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, make_url
+from sqlalchemy import make_url
 
 from mlc_core import BEST, cache_dir, cost
 from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
 from search.ledger import Claim
-from search.storage import resolve_url, transact
+from search.storage import resolve_url
 from search.study import Study
 
 VARIABLE: Final = "MLC_ARTIFACTS"
@@ -292,6 +291,4 @@ def _remove(root: Path, artifact: str) -> None:
 
 def _forget(study: Study, trial_id: int, artifact: str) -> None:
     # Optuna changes no attribute of a finished trial, but a link to a file that is gone helps nobody.
-    attribute = models.TrialSystemAttributeModel
-    where = (attribute.trial_id == trial_id) & (attribute.key == f"{_PREFIX}{artifact}")
-    transact(study.storage, lambda session: session.execute(delete(attribute).where(where)))
+    study.storage.forget(trial_id, f"{_PREFIX}{artifact}")

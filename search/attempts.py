@@ -104,8 +104,10 @@ class Attempts:
         except StorageDown:
             raise
         except OSError as error:  # a full disk, say: not the trial's fault, and its checkpoint is of use
-            ledger.release(claim.trial_id, worker=self.worker)
-            self.trouble.endure(error, self.stop)
+            if ledger.release(claim.trial_id, worker=self.worker):
+                self.trouble.endure(error, self.stop)
+            else:
+                log.warning("trial %d was taken over by another worker, and its folder with it", claim.number)
         except Exception as error:
             log.exception("trial %d failed", claim.number)
             # Its checkpoint stays, as the trial may be another worker's by now; the next run sweeps what is given up.

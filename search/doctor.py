@@ -25,7 +25,6 @@ from search.data import Source, open_data
 from search.ledger import CODE, GRACE, Worker
 from search.storage import close, connect, redacted, resolve_url, transact
 from search.study import Study, open_study
-from search.tables import now
 from search.trials import Trials
 from search.versions import code_version
 from search.views import counts, trial_rows
@@ -97,14 +96,14 @@ def _database(url: str) -> Iterator[Finding]:
         seconds = median(_timed(storage) for _ in range(5))
         said = f"{redacted(url)} answers in {1000 * seconds:.1f} ms"
         yield Finding("database", Level.WARNING if seconds > SLOW else Level.OK, f"{said}.")
-        skew = time.time() - transact(storage, now)
+        skew = time.time() - storage.clock()
         if abs(skew) > SKEW:
             said = f"this machine's clock is {skew:+.0f} s from the database's. Trials use the database's; logs do not."
             yield Finding("clock", Level.WARNING, said)
         parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
+        if parsed.get_backend_name() == "postgresql":
             yield _connections(storage)
-        elif (kind := _file_system(Path(str(parsed.database)))).startswith(_REMOTE):
+        elif parsed.database and (kind := _file_system(Path(str(parsed.database)))).startswith(_REMOTE):
             said = f"it is on a network disk ({kind}), where SQLite's locks fail. Use PostgreSQL for several machines."
             yield Finding("database", Level.FAILED, said)
     finally:
@@ -113,7 +112,7 @@ def _database(url: str) -> Iterator[Finding]:
 
 def _timed(storage: Trials) -> float:
     start = time.perf_counter()
-    transact(storage, lambda session: session.execute(text("SELECT 1")))
+    storage.clock()
     return time.perf_counter() - start
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
@@ -38,6 +39,17 @@ GRACE: Final = 120.0  # seconds of silence after which a worker is taken to be d
 LOSSES: Final = 10  # workers in a row that a trial may take with it, without a new report, before it is given up
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+def _operation(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+    """Have the storage do it where the database is: here, or at the proxy that holds the connection."""
+
+    @wraps(method)
+    def operation(ledger: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return ledger._storage.operate(method, ledger, *args, **kwargs)
+
+    return operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,9 @@ class Ledger:
         claimed again, unless that happens LOSSES times in a row without a new report.
     draws : bool
         Whether new trials are begun once the queue is empty.
+    heard : float, optional
+        When somebody last heard us, by the database's clock; 0 tells that silent workers may have found nobody to
+        speak to until now.
 
     Raises
     ------
@@ -104,17 +119,27 @@ class Ledger:
         From every operation, when the database stays away.
     """
 
-    def __init__(self, storage: Trials, study_id: int, *, retries: int = 2, draws: bool = True) -> None:
+    def __init__(
+        self, storage: Trials, study_id: int, *, retries: int = 2, draws: bool = True, heard: float = -math.inf
+    ) -> None:
         self._storage, self._study_id, self._retries, self._draws = storage, study_id, retries, draws
-        self._asked_at = self._calm_until = -math.inf  # the database's clock
+        self._asked_at, self._calm_until = heard, -math.inf  # the database's clock
 
-    def open_budget(self, trials: int, *, own: bool = False) -> int:
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What another ledger needs, to be this one elsewhere."""
+        return {"study_id": self._study_id, "retries": self._retries, "draws": self._draws}
+
+    @_operation
+    def open_budget(self, trials: int, *, own: bool = False, token: str | None = None) -> int:
         """Ask for that many more finished trials.
 
         Parameters
         ----------
         own : bool
             Whether whoever asks has workers of its own for them, and beats: when it falls silent, the budget is closed.
+        token : str, optional
+            By which whoever asks a second time, as the answer was lost, gets the first answer.
 
         Returns
         -------
@@ -124,7 +149,7 @@ class Ledger:
         if trials < 1:
             raise ValueError(f"a budget is at least 1 trial, not {trials}")
 
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
 
         def work(session: Session) -> int:
             there = session.execute(select(BUDGETS.c.budget_id).filter_by(token=token)).scalar_one_or_none()
@@ -137,15 +162,18 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def keep_budget(self, budget_id: int) -> None:
         """Say that whoever opened its own budget lives."""
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
         self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(beat_at=now(session))))
 
+    @_operation
     def close_budget(self, budget_id: int) -> None:
         """Let no more trials be claimed from it; what runs may still finish."""
         self._locked(lambda session: self._close(session, budget_id))
 
+    @_operation
     def remaining(self, budget_id: int) -> Progress:
         """Count where the budget stands.
 
@@ -176,8 +204,15 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def claim(
-        self, worker: str, *, budget_id: int | None = None, grace: float = GRACE, code: str | None = None
+        self,
+        worker: str,
+        *,
+        budget_id: int | None = None,
+        grace: float = GRACE,
+        code: str | None = None,
+        token: str | None = None,
     ) -> Claim | Wait | Done:
         """Take the next trial: the lowest-numbered waiting one, else a new one.
 
@@ -191,13 +226,15 @@ class Ledger:
             Trials whose worker has not beaten for longer are lost, and go back to the queue first.
         code : str, optional
             The versions of this worker; they become the study's, unless others are at work.
+        token : str, optional
+            By which whoever asks a second time, as the answer was lost, gets the first answer.
 
         Raises
         ------
         CodeChanged
             Workers of other versions are at work.
         """
-        token = secrets.token_hex(16)
+        token = token or secrets.token_hex(16)
 
         def work(session: Session) -> Claim | Wait | Done:
             clock = now(session)
@@ -218,6 +255,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def beat(self, trial_id: int, *, worker: str) -> bool:
         """Say that the worker lives.
 
@@ -238,6 +276,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def enlist(self, worker: str, about: Mapping[str, Any]) -> None:
         """Put a worker on the list of those that are there, for people to read; again to say that it lives."""
 
@@ -248,6 +287,7 @@ class Ledger:
 
         self._locked(work)
 
+    @_operation
     def workers(self) -> list[Worker]:
         """List the workers that have begun and not ended in order."""
 
@@ -258,6 +298,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def recover(self, *, grace: float = GRACE) -> int:
         """Put the trials of workers that fell silent back into the queue, and strike those workers off the list.
 
@@ -275,6 +316,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def finish(self, trial_id: int, *, worker: str, state: TrialState, value: float | None) -> bool:
         """Write the trial's end.
 
@@ -313,6 +355,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def release(self, trial_id: int, *, worker: str) -> bool:
         """Put the trial back into the queue, as after an orderly interruption: this attempt does not count.
 
@@ -330,6 +373,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def fail(self, trial_id: int, *, worker: str, reason: str) -> bool:
         """Note why the attempt failed; the trial goes back to the queue while it has attempts left.
 
@@ -345,7 +389,8 @@ class Ledger:
 
         return self._locked(work)
 
-    def give_back(self, workers: Iterable[str], *, why: str = "ended") -> None:
+    @_operation
+    def give_back(self, workers: Sequence[str], *, why: str = "ended") -> None:
         """Treat the running trials of these workers, known to have ended, as lost at once."""
         ended = list(workers)
 
@@ -355,6 +400,7 @@ class Ledger:
 
         self._locked(work)
 
+    @_operation
     def enqueue(self, key: str, *, params: Mapping[str, Any], user_attrs: Mapping[str, Any]) -> int | None:
         """Put a trial with these parameters into the queue, unless the study has one under this key.
 
@@ -384,6 +430,7 @@ class Ledger:
 
         return self._locked(work)
 
+    @_operation
     def remember(self, key: str, value: str) -> str:
         """Give the study a user attribute unless it has it; whoever comes first decides for all.
 

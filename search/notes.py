@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import Trial
-from sqlalchemy import func, select
 
 from mlc_core import EpochReport, Objective, best_epoch
 from search.artifacts import attach
-from search.storage import transact
 from search.study import Study
 from search.trials import together
 
@@ -69,10 +66,8 @@ def hang(study: Study, name: str, figure: str) -> None:
     figure : str
         Plotly's JSON.
     """
-    attribute, study_id = models.StudySystemAttributeModel, study.optuna._study_id
-    prefix = f"dashboard:plot_data:{name}:"
-    rows = select(func.count()).where(attribute.study_id == study_id, attribute.key.startswith(prefix, autoescape=True))
-    before: int = transact(study.storage, lambda session: session.execute(rows).scalar_one())
+    study_id, prefix = study.optuna._study_id, f"dashboard:plot_data:{name}:"
+    before = study.storage.count_study_system_attrs(study_id, prefix)
     pieces = [figure[start : start + _PIECE] for start in range(0, len(figure), _PIECE)]
     pieces += [""] * (before - len(pieces))
     with together(study.storage):

@@ -57,6 +57,10 @@ class Patience:
         """Do the work, again while the operating system refuses; the same otherwise."""
         return self._through(work, (OSError,), spell)
 
+    def with_network(self, work: Callable[[], _T], *, spell: Callable[[Exception], SearchError]) -> _T:
+        """Do the work, again while whoever is asked does not answer; the same otherwise."""
+        return self._through(work, (ConnectionError,), spell)
+
     def _through(
         self, work: Callable[[], _T], failures: tuple[type[Exception], ...], spell: Callable[[Exception], SearchError]
     ) -> _T:

@@ -32,9 +32,17 @@ DEFAULT_URL: Final = "sqlite:///mlc-search.db"
 VARIABLE: Final = "MLC_STORAGE"
 BUSY_SECONDS: Final = 30.0  # how long a SQLite connection waits for another's write
 CONNECT_SECONDS: Final = 10  # how long a PostgreSQL server may take to answer
-IDLE_SECONDS: Final = 120  # after which PostgreSQL ends the transaction of a client that fell silent
+IDLE_SECONDS: Final = 10  # after which PostgreSQL ends the transaction of a client that fell silent; ours take none
+# Where packets vanish, nobody says so: after a minute the connection is taken to be dead, instead of minutes or hours.
+KEEPALIVE: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
-_EXAMPLES: Final = "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
+PROXIES: Final = ("grpc", "grpcs")  # of mlc-search storage-proxy, the second with TLS
+PROXY_PORT: Final = 13000
+PROXY_VARIABLE: Final = "MLC_PROXY_TOKEN"
+
+_EXAMPLES: Final = (
+    "Write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE. Of a storage proxy: grpc://HOST:PORT."
+)
 _SECRETS: Final = ("password", "passwd", "sslpassword")
 _LOCK: Final = 0x6D6C_635F_7365_6172  # names our PostgreSQL advisory lock: "mlc_sear"
 
@@ -47,7 +55,7 @@ def resolve_url(option: str | None) -> str:
     Returns
     -------
     str
-        ``sqlite:////absolute/path`` or ``postgresql+psycopg://...``, password included.
+        ``sqlite:////absolute/path``, ``postgresql+psycopg://...`` or ``grpc://...``, password or token included.
 
     Raises
     ------
@@ -57,6 +65,8 @@ def resolve_url(option: str | None) -> str:
     url = _parse(option or os.environ.get(VARIABLE) or DEFAULT_URL)
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    if url.drivername in PROXIES:
+        return _proxy(url).render_as_string(hide_password=False)
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise BadStorage(f"The storage URL names {url.drivername}, which mlc-search does not speak. {_EXAMPLES}")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
@@ -74,8 +84,10 @@ def redacted(url: str) -> str:
     return parsed.set(query=query).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
-def connect(url: str, *, create: bool = True, patience: Patience | None = None) -> Trials:
-    """Open the database, with Optuna's tables and ours in it.
+def connect(
+    url: str, *, create: bool = True, patience: Patience | None = None, connections: int | None = None
+) -> Trials:
+    """Open the database, with Optuna's tables and ours in it; or a proxy that has opened one.
 
     Any number of processes may do so at once on a fresh database. Each process opens its own: the result
     is not for pickling, and `close` ends it.
@@ -89,6 +101,8 @@ def connect(url: str, *, create: bool = True, patience: Patience | None = None) 
     patience : Patience, optional
         How long to wait for a database that does not answer, now and later. Without it, one that does not answer
         now is an error at once.
+    connections : int, optional
+        To the database, at most; by default those of one worker.
 
     Raises
     ------
@@ -98,8 +112,12 @@ def connect(url: str, *, create: bool = True, patience: Patience | None = None) 
         The database does not answer, refuses us, is damaged, or was written by another version of Optuna.
     """
     url = resolve_url(url)
+    if make_url(url).drivername in PROXIES:
+        from search.remote import connect_proxy  # gRPC is an extra
+
+        return connect_proxy(url, patience=patience)
     _look_for_file(url, create=create)
-    opened = partial(_open, url, create, patience or Patience())
+    opened = partial(_open, url, create, patience or Patience(), connections)
     try:
         return opened() if patience is None else patience.with_database(opened, spell=partial(_down, url))
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
@@ -108,8 +126,7 @@ def connect(url: str, *, create: bool = True, patience: Patience | None = None) 
 
 def close(storage: Trials) -> None:
     """Give the connections back; the storage may be used again, and then connects anew."""
-    storage.remove_session()
-    storage.engine.dispose()
+    storage.close()
 
 
 def transact(storage: Trials, work: Callable[[Session], _T]) -> _T:
@@ -131,14 +148,14 @@ def transact(storage: Trials, work: Callable[[Session], _T]) -> _T:
     return storage.patiently(whole)
 
 
-def _open(url: str, create: bool, patience: Patience) -> Trials:
+def _open(url: str, create: bool, patience: Patience, connections: int | None) -> Trials:
     engine = _engine(url)
     try:
         _prepare(engine, url=url, create=create)
         engine.dispose()  # on a crowded server one connection at a time may be all there is
         # RDBStorage fills in {SCHEMA_VERSION}: braces of a password are doubled to survive that.
         doubled = url.replace("{", "{{").replace("}", "}}")
-        storage = Trials(doubled, _engine_kwargs(url), patience, spell=partial(_down, url))
+        storage = Trials(doubled, _engine_kwargs(url, connections), patience, spell=partial(_down, url))
     finally:
         engine.dispose()
     _listen(storage.engine)
@@ -151,6 +168,19 @@ def _parse(url: str) -> URL:
         return make_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number, often a piece of a password
         raise BadStorage(f"The storage URL cannot be read. {_EXAMPLES}") from None
+
+
+def _proxy(url: URL) -> URL:
+    """Complete a proxy's URL by what the environment tells; its password is the token."""
+    if not url.host or url.username or url.database or url.query:
+        raise BadStorage(
+            f"A storage proxy is named as {url.drivername}://HOST:PORT, with its token in {PROXY_VARIABLE}."
+        )
+    # Of the user's name only the colon after it is needed: without one, no password is spelled.
+    token = url.password or os.environ.get(PROXY_VARIABLE) or None
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise BadStorage(f"{PROXY_VARIABLE} holds other characters than letters, digits and signs. Look at it again.")
+    return url.set(username="" if token else None, password=token, port=url.port or PROXY_PORT)
 
 
 def _look_for_file(url: str, *, create: bool) -> None:
@@ -186,19 +216,21 @@ def _down(url: str, error: Exception) -> StorageDown:
     return StorageDown(redacted(url), reason, hint)
 
 
-def _engine_kwargs(url: str) -> dict[str, Any]:
+def _engine_kwargs(url: str, connections: int | None = None) -> dict[str, Any]:
     parsed = make_url(url)
+    pool = {} if connections is None else {"pool_size": connections, "max_overflow": 0}
     if parsed.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
+        return {"connect_args": {"timeout": BUSY_SECONDS}, **pool}
     # A worker needs two connections, itself and its heartbeat, of the 100 that a server has by default. The
     # server may drop them while a trial trains for hours (optuna#5600): hence the ping and the recycling.
-    asked = "connect_timeout" in parsed.query
+    wanted = {"connect_timeout": CONNECT_SECONDS, **KEEPALIVE}
     return {
         "pool_size": 2,
         "max_overflow": 2,
         "pool_pre_ping": True,
         "pool_recycle": 1800,
-        "connect_args": {} if asked else {"connect_timeout": CONNECT_SECONDS},
+        "connect_args": {key: value for key, value in wanted.items() if key not in parsed.query},
+        **pool,
     }
 
 

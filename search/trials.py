@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, wraps
 from sys import intern
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
 from optuna.distributions import distribution_to_json as spelled
@@ -21,13 +21,13 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Table, false, or_, select
+from sqlalchemy import ColumnElement, Table, delete, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from search.errors import SearchError
 from search.patience import Patience
-from search.tables import CLAIMS
+from search.tables import CLAIMS, now
 
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__
@@ -45,8 +45,10 @@ _KEYS: Final = {  # what makes a row unique; a parameter that is there stays as 
     _STUDY: ("study_id", "key"),
 }
 
-_Rows = list[tuple[Table, dict[str, Any]]]
+_Rows = list[tuple[Any, dict[str, Any]]]  # tables and their rows, or whatever else a storage writes together
 _T = TypeVar("_T")
+_L = TypeVar("_L")
+_P = ParamSpec("_P")
 
 
 def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
@@ -105,6 +107,43 @@ class Trials(RDBStorage):
             It still fails when patience is over.
         """
         return self.patience.with_database(work, spell=self._spell)
+
+    def close(self) -> None:
+        """Give the connections back; it may be used again, and then connects anew."""
+        self.remove_session()
+        self.engine.dispose()
+
+    def on_behalf_of(self, worker: str | None, unread: frozenset[str]) -> Trials:
+        """Make one on the same connections for another worker; several threads may have one each."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), worker=worker, unread=unread, _held=None)
+        return other
+
+    def operate(
+        self, method: Callable[Concatenate[_L, _P], _T], ledger: _L, /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Do what a ledger asks where the database is, which is here."""
+        return method(ledger, *args, **kwargs)
+
+    @_patient
+    def clock(self) -> float:
+        """Read the database's clock, seconds since 1970."""
+        with _create_scoped_session(self.scoped_session) as session:
+            return now(session)
+
+    @_patient
+    def forget(self, trial_id: int, key: str) -> None:
+        """Remove a trial's system attribute, also of one that has finished, of which Optuna changes none."""
+        with _create_scoped_session(self.scoped_session) as session:
+            session.execute(delete(_SYSTEM).where((_SYSTEM.c.trial_id == trial_id) & (_SYSTEM.c.key == key)))
+
+    @_patient
+    def count_study_system_attrs(self, study_id: int, prefix: str) -> int:
+        """Count the study's system attributes whose keys begin so."""
+        rows = select(func.count()).select_from(_STUDY)
+        rows = rows.where(_STUDY.c.study_id == study_id, _STUDY.c.key.startswith(prefix, autoescape=True))
+        with _create_scoped_session(self.scoped_session) as session:
+            return int(session.execute(rows).scalar_one())
 
     @_patient
     def own(self, trial_id: int) -> None:

@@ -25,6 +25,7 @@ from search.cli import (
     pretrain,
     report,
     run,
+    storage_proxy,
 )
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ for module in (
     pretrain,
     fit,
     dashboard,
+    storage_proxy,
     doctor,
     delete,
 ):

@@ -54,7 +54,7 @@ def dashboard(
     Beyond loopback, or where the variable MLC_DASHBOARD_TOKEN is set, one logs in with the token that it holds, or
     else with one that is made and printed. Scripts bring it as a bearer token, or as password with any user name.
 
-    Example: mlc-search dashboard --host 0.0.0.0 --certificate chain.pem --key key.pem
+    Example: mlc-search dashboard --host 0.0.0.0 --certificate c.pem --key k.pem
     """
     from search.gate import is_loopback
     from search.server import listen, serve, tls
@@ -62,8 +62,9 @@ def dashboard(
     if key is not None and certificate is None:
         raise typer.BadParameter("--key: name the certificate as well, with --certificate.")
     alone = is_loopback(host)
-    token, made = _token(alone=alone)
+    token, made = find_token(VARIABLE, alone=alone)
     context = None if certificate is None else tls(certificate, key)
+    scheme = "http" if context is None else "https"
 
     from search.artifacts import artifacts_folder
     from search.dashboard import dashboard_app  # takes seconds: after what can be refused at once
@@ -80,7 +81,7 @@ def dashboard(
     except (OSError, ValueError) as error:  # ValueError: a host that cannot be a name
         close(opened)
         raise typer.BadParameter(f"--host {host} --port {port}: {error}. Name another.") from None
-    talk(f"Showing {redacted(url)} at {_address(host, port, secure=context is not None)} - stop with Ctrl-C.")
+    talk(f"Showing {redacted(url)} at {address(scheme, host, port)}/ - stop with Ctrl-C.")
     if made:
         talk(f"Log in with the token {token}")
     if not alone and context is None:
@@ -91,22 +92,23 @@ def dashboard(
         close(opened)
 
 
-def _token(*, alone: bool) -> tuple[str | None, bool]:
+def find_token(variable: str, *, alone: bool) -> tuple[str | None, bool]:
     """Find the token that clients must bring, and whether it was made just now."""
-    token = os.environ.pop(VARIABLE, None) or None  # no process that we start has use for it
+    token = os.environ.pop(variable, None) or None  # no process that we start has use for it
     if token is not None and len(token) < _SHORTEST:
         raise typer.BadParameter(
-            f"{VARIABLE} is shorter than {_SHORTEST} characters. Take a longer one, such as of: openssl rand -hex 24"
+            f"{variable} is shorter than {_SHORTEST} characters. Take a longer one, such as of: openssl rand -hex 24"
         )
     if token is None and not alone:
         return secrets.token_urlsafe(), True
     return token, False
 
 
-def _address(host: str, port: int, *, secure: bool) -> str:
+def address(scheme: str, host: str, port: int) -> str:
+    """Spell where a server is found."""
     try:
         everywhere = ipaddress.ip_address(host).is_unspecified
     except ValueError:
         everywhere = False
     named = socket.gethostname() if everywhere else host
-    return f"{'https' if secure else 'http'}://{f'[{named}]' if ':' in named else named}:{port}/"
+    return f"{scheme}://{f'[{named}]' if ':' in named else named}:{port}"

@@ -25,7 +25,7 @@ Storage = Annotated[
     typer.Option(
         "--storage",
         metavar="URL",
-        help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; by default MLC_STORAGE, "
+        help="sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or grpc://HOST:PORT; by default MLC_STORAGE, "
         "else mlc-search.db in this folder. Prefer MLC_STORAGE for a URL with a password: other users can "
         "read a command line.",
         show_default=False,

@@ -69,7 +69,7 @@ def run(
 
     Example: mlc-search run --trials 50 --data photos/labels.csv
 
-    Example: mlc-search run --trials 500 --ray auto --workers 64 --gpus-per-worker 0.5 --cpus-per-worker 2
+    Example: mlc-search run --ray auto --workers 64 --gpus-per-worker 0.5
     """
     seconds, asked = options.seconds(timeout), options.workers(workers)
     waits = options.patience(patience)
