@@ -83,7 +83,7 @@ def work(
     data, precision = _data(study, source, stop), study_precision(study)
     if data is None:
         return 0
-    study.storage.worker, study.storage.unread = name, FOR_PEOPLE
+    study.storage.worker = name
     roll = _Roll(study.ledger, name, data)
     attempts = Attempts(study, name, root, stop, data, precision, Trouble(study.storage.patience, root))
     finished = 0
@@ -128,6 +128,7 @@ def join(
         try:
             with open_study(reference, storage_url) as study:
                 study.storage.patience = Patience(patience, hurried=lambda: stop.asked)
+                study.storage.unread = FOR_PEOPLE
                 return work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
         except (StudyNotFound, StorageDown) as error:
             if not wait:
@@ -198,6 +199,7 @@ def main() -> int:
     patience = Patience(options.patience, hurried=lambda: stop.asked)
     try:
         with stop.listening(), open_study(options.study, os.environ[VARIABLE], patience=patience) as study:
+            study.storage.unread = FOR_PEOPLE
             _end_with_parent(stop)
             work(
                 study,

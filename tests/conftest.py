@@ -16,9 +16,29 @@ from hypothesis import settings
 
 _names = count()
 
+LONG = {  # files whose tests take minutes: real clusters, proxies and kills, and what is left of a search after them
+    "test_bucket.py",
+    "test_clocks.py",
+    "test_cluster_recipes.py",
+    "test_killed_often.py",
+    "test_locked_out.py",
+    "test_ray_pool.py",
+    "test_soak.py",
+    "test_storage_proxy.py",
+    "test_zombies.py",
+}
+
 # What runs in a shell's background ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before what -m leaves out is chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long."""
+    for item in items:
+        if item.path.name in LONG:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -205,7 +205,7 @@ def test_hostile_states_of_a_real_network_are_refused_before_a_kernel_reads_them
         changed[part] = bent({part: whole[part]}, rng, TENSORS).get(part)
         (folder / RESUME).write_bytes(sealed(changed))
         refusals += refused(lambda: run(params, FEW, checkpoint=folder), canary)
-    assert refusals >= 35  # the rest only counts other steps
+    assert refusals >= 20  # the rest only counts other steps
 
 
 @pytest.fixture(scope="module")
