@@ -65,6 +65,10 @@ class Trouble:
         self._began = self._last = -math.inf
         self._pause = 1.0
 
+    def end(self) -> None:
+        """Take it that all is well again, as a trial came through."""
+        self._began = self._last = -math.inf
+
     def endure(self, error: OSError, stop: Stop) -> None:
         """Wait a while longer each time; FilesUnusable once patience is over."""
         now = time.monotonic()
@@ -121,6 +125,7 @@ class Attempts:
                 ) from error
         else:
             self.failures = 0
+            self.trouble.end()
             return finished
         return 0
 
