@@ -14,11 +14,15 @@ from search.signals import Stop
 FULL = OSError(28, "No space left on device", "/artifacts/resume.ckpt")
 
 
+def endure_nine(trouble: Trouble) -> None:
+    for _ in range(9):
+        trouble.endure(FULL, Stop())
+
+
 def test_a_folder_that_stays_unusable_ends_the_worker_once_patience_is_over() -> None:
     trouble, start = Trouble(Patience(2), Path("/artifacts")), time.monotonic()
     with pytest.raises(FilesUnusable, match=r"^/artifacts/resume\.ckpt: No space left on device\."):
-        for _ in range(9):
-            trouble.endure(FULL, Stop())
+        endure_nine(trouble)
     assert 2 <= time.monotonic() - start < 9
 
 
