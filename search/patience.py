@@ -1,6 +1,7 @@
-"""Waiting for what is away and may come back: a database that is restarted, a full disk, a folder that was unmounted.
+"""Waiting for a database, or a proxy before it, that is away and may come back.
 
-Not here: how a database's errors are spelled (storage.py); which work may be done twice (whoever does it).
+Not here: how its errors are spelled (storage.py, remote.py); which work may be done twice (whoever does it); files that
+cannot be used (attempts.py).
 """
 
 from __future__ import annotations
@@ -52,10 +53,6 @@ class Patience:
             What `spell` makes of the last failure, once patience is over.
         """
         return self._through(work, _DATABASE, spell)
-
-    def with_files(self, work: Callable[[], _T], *, spell: Callable[[Exception], SearchError]) -> _T:
-        """Do the work, again while the operating system refuses; the same otherwise."""
-        return self._through(work, (OSError,), spell)
 
     def with_network(self, work: Callable[[], _T], *, spell: Callable[[Exception], SearchError]) -> _T:
         """Do the work, again while whoever is asked does not answer; the same otherwise."""

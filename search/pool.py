@@ -128,13 +128,8 @@ class Pool:
     def _start(self, place: int) -> None:
         name = worker_name()
         log = tempfile.TemporaryFile(prefix="mlc-worker-")  # noqa: SIM115 - closed when the worker has ended
-        command = [sys.executable, "-P", "-m", "search.worker", self.study.name]
-        command += ["--budget", str(self.budget_id), "--name", name, "--artifacts", str(self.root)]
-        command += ["--patience", str(self.patience)]
-        if self.source is not None:
-            command += ["--data", str(self.source.path), "--format", self.source.format]
-            command += ["--skip-bad"] * self.source.skip_bad
-            command += ["--corrections", str(self.source.corrections)] if self.source.corrections else []
+        command = [sys.executable, "-P", "-m", "search.worker", "--artifacts", str(self.root)]
+        command += arguments(self.study, self.budget_id, name, self.patience, self.source)
         process = subprocess.Popen(  # noqa: S603 - no shell, and every argument is ours
             command,
             stdin=subprocess.PIPE,  # its closing tells the worker that we are gone
@@ -160,9 +155,8 @@ class Pool:
             self._deaths = 1 if finished > self._finished else self._deaths + 1
             self._finished = finished
             if code > 0 or self._deaths > DEATHS:  # by its own decision: another would decide alike
-                raise WorkersDied(said or f"A worker {_cause(code)} and said nothing.")
-            pause = min(2.0 ** (self._deaths - 2), LONGEST_PAUSE) if self._deaths > 1 else 0.0
-            self._vacant.append((time.monotonic() + pause, child.place))
+                raise WorkersDied(said or f"A worker {cause(code)} and said nothing.")
+            self._vacant.append((time.monotonic() + pause(self._deaths), child.place))
         for when, place in list(self._vacant):
             if time.monotonic() >= when:
                 self._vacant.remove((when, place))
@@ -171,7 +165,7 @@ class Pool:
     def _why(self, code: int) -> str:
         before, self._oom_kills = self._oom_kills, oom_kills()
         ran_out = code == -signal.SIGKILL and self._oom_kills > before
-        return f"{_cause(code)}, {OUT_OF_MEMORY}" if ran_out else _cause(code)
+        return f"{cause(code)}, {OUT_OF_MEMORY}" if ran_out else cause(code)
 
     def _beat(self) -> None:
         """Say that the budget's workers are looked after: without it a killed search would leave it open for ever."""
@@ -217,6 +211,21 @@ class Pool:
             self.study.ledger.give_back(names)
 
 
-def _cause(code: int) -> str:
+def arguments(study: Study, budget_id: int, name: str, patience: float, source: Source | None) -> list[str]:
+    """Spell what a worker is told on its command line, but where artifacts are."""
+    told = [study.name, "--budget", str(budget_id), "--name", name, "--patience", str(patience)]
+    if source is not None:
+        told += ["--data", str(source.path.absolute()), "--format", source.format]
+        told += ["--skip-bad"] * source.skip_bad
+        told += ["--corrections", str(source.corrections.absolute())] if source.corrections else []
+    return told
+
+
+def cause(code: int) -> str:
     """Say how a worker ended."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def pause(gone: int) -> float:
+    """Tell how many seconds to wait for another worker, after so many in a row are gone and nothing got done."""
+    return min(2.0 ** (gone - 2), LONGEST_PAUSE) if gone > 1 else 0.0

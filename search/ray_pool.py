@@ -25,7 +25,7 @@ from search.artifacts import location
 from search.attempts import BEAT_SECONDS
 from search.data import Source
 from search.errors import BadStorage, SearchError
-from search.pool import DEATHS, LONGEST_PAUSE, POLL_SECONDS, Watch, WorkersDied
+from search.pool import DEATHS, POLL_SECONDS, Watch, WorkersDied, arguments, cause, pause
 from search.ray_node import Keeper
 from search.signals import SIGNALS, Stop
 from search.storage import VARIABLE
@@ -209,18 +209,14 @@ class RayPool:
 
     def _set_to_work(self, worker: _Worker, host: str) -> None:
         worker.name = f"{host}-ray-{secrets.token_hex(3)}"
-        arguments = [self.study.name, "--budget", str(self.budget_id), "--name", worker.name]
-        arguments += ["--patience", str(self.patience)]
+        told = arguments(self.study, self.budget_id, worker.name, self.patience, self.source)
         place = location(self.root)
         needed = [] if place.startswith("s3://") else [place]
         if (source := self.source) is not None:
             needed += [str(path.absolute()) for path in (source.path, source.corrections) if path is not None]
-            arguments += ["--data", str(source.path.absolute()), "--format", source.format]
-            arguments += ["--skip-bad"] * source.skip_bad
-            arguments += ["--corrections", str(source.corrections.absolute())] if source.corrections else []
         threads = str(self.study.threads)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, VARIABLE: self.storage_url}
-        worker.ended = worker.keeper.work.remote(arguments, environment, place, needed)
+        worker.ended = worker.keeper.work.remote(told, environment, place, needed)
 
     def _took_leave(self, worker: _Worker, code: int, said: str) -> None:
         """Take note of a worker whose process ended."""
@@ -231,10 +227,10 @@ class RayPool:
         self._over = code == 0 and self.study.ledger.remaining(self.budget_id).closed
         if self._over:
             return
-        self._replace(worker, _cause(code))  # also one that was asked to end, as a machine that shuts down does
+        self._replace(worker, cause(code))  # also one that was asked to end, as a machine that shuts down does
         self._killed += code < 0
         if code > 0 or self._killed > DEATHS:  # by its own decision: another would decide alike
-            raise WorkersDied(said or f"Worker {worker.name} {_cause(code)} and said nothing.")
+            raise WorkersDied(said or f"Worker {worker.name} {cause(code)} and said nothing.")
 
     def _lost(self, worker: _Worker, error: Exception) -> None:
         """Take note of a worker whose node or actor is gone, as happens to preemptible machines all day."""
@@ -257,8 +253,7 @@ class RayPool:
         if finished > self._finished:
             self._gone = self._killed = 0
         self._finished, self._gone = finished, self._gone + 1
-        pause = min(2.0 ** (self._gone - 2), LONGEST_PAUSE) if self._gone > 1 else 0.0
-        self._vacant.append(time.monotonic() + pause)
+        self._vacant.append(time.monotonic() + pause(self._gone))
 
     def _beat(self) -> None:
         """Say that the budget's workers are looked after."""
@@ -284,10 +279,6 @@ class RayPool:
             ray.kill(worker.keeper)
         if working:
             self.study.ledger.give_back([worker.name for worker in working])
-
-
-def _cause(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _connect(address: str) -> None:

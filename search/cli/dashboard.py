@@ -6,7 +6,6 @@ import ipaddress
 import os
 import secrets
 import socket
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -38,16 +37,8 @@ def dashboard(
             show_default=False,
         ),
     ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option("--certificate", metavar="FILE", help="Speak TLS with this chain, in PEM.", show_default=False),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key", metavar="FILE", help="Its key, in PEM; by default in the chain's file.", show_default=False
-        ),
-    ] = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
 ) -> None:
     """Serve optuna-dashboard with the weights of the best trials, on this machine alone unless --host says more.
 

@@ -111,6 +111,14 @@ Gpus = Annotated[
         "--gpus-per-worker", min=0.0, help="With --ray: reserved for each worker, such as 0.5; 0: it sees none."
     ),
 ]
+Certificate = Annotated[
+    Path | None,
+    typer.Option("--certificate", metavar="FILE", help="Speak TLS with this chain, in PEM.", show_default=False),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Its key, in PEM; by default in the chain's file.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

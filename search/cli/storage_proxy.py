@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,16 +22,8 @@ def storage_proxy(
     storage: options.Storage = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 13000,
-    certificate: Annotated[
-        Path | None,
-        typer.Option("--certificate", metavar="FILE", help="Speak TLS with this chain, in PEM.", show_default=False),
-    ] = None,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key", metavar="FILE", help="Its key, in PEM; by default in the chain's file.", show_default=False
-        ),
-    ] = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
 ) -> None:
     """Hold a database's connections for workers on many machines, whose storage is then grpc://HOST:PORT.
 
