@@ -27,6 +27,7 @@ from mlc_core import BEST, cache_dir, cost
 from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
 from search.ledger import Claim
+from search.options import Promote
 from search.storage import resolve_url
 from search.study import Study
 
@@ -191,6 +192,28 @@ def clear(root: Path, study: Study, number: int) -> None:
             log.info("checkpoints of trial %d are left for the next run: %s", number, error)
 
 
+def keep_checkpoints(root: Path, study: Study, paused: Iterable[int]) -> None:
+    """Keep the checkpoints of paused trials as far as the study gives them room; a trial without begins again.
+
+    Parameters
+    ----------
+    paused : iterable of int
+        Numbers of the paused trials, those first that need theirs most.
+
+    Raises
+    ------
+    OSError
+        The bucket cannot be used.
+    """
+    if not isinstance(options := study.declaration.pruner, Promote):
+        return
+    room = options.paused_mb * 1_000_000
+    for number in paused:
+        room -= _checkpoint_bytes(root, study, number)
+        if room < 0:
+            clear(root, study, number)
+
+
 def sweep(root: Path, study: Study) -> None:
     """Remove the checkpoints of trials that have finished, which a killed worker left.
 
@@ -266,6 +289,13 @@ def _with_checkpoints(root: Path, study: Study) -> set[int]:
         names |= {key.removeprefix(below).partition("/")[0] for key in bucket.sizes(below, deep=True)}
     numbers = {name.partition("-")[0] for name in names}
     return {int(number) for number in numbers if number.isdecimal()}
+
+
+def _checkpoint_bytes(root: Path, study: Study, number: int) -> int:
+    if (bucket := _bucket_of(root)) is not None:
+        return sum(bucket.sizes(f"{_above(root, study, number)}/").values())
+    files = [file for folder in _attempts(root, study, number) for file in folder.glob("*")]
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _sizes(root: Path, artifacts: Iterable[str]) -> dict[str, int]:

@@ -22,8 +22,9 @@ from mlc_core import Dataset, MlcError
 from search import artifacts
 from search.errors import SearchError, StorageDown
 from search.ledger import Claim, Ledger
-from search.objective import Finished, Lost, Outcome, Pruned, run_trial
+from search.objective import Finished, Lost, Outcome, Paused, Pruned, run_trial
 from search.patience import Patience
+from search.promotion import ranking
 from search.signals import Interrupted, Stop
 from search.study import Study
 from search.trials import TrialTaken
@@ -138,6 +139,9 @@ class Attempts:
             if not self._write_end(claim, outcome):
                 log.warning("trial %d was taken over by another worker", claim.number)
                 return 0
+        if isinstance(outcome, Paused):
+            artifacts.keep_checkpoints(root, study, ranking(study.optuna.get_trials(deepcopy=False), study.declaration))
+            return 0
         artifacts.clear(root, study, claim.number)
         if isinstance(outcome, Finished):
             from search.model_figures import show_best  # plotly costs a worker half a second at start
@@ -151,6 +155,8 @@ class Attempts:
         match outcome:
             case Lost():
                 return False
+            case Paused():
+                return study.ledger.pause(claim.trial_id, worker=self.worker)
             case Pruned():
                 return finish(state=TrialState.PRUNED, value=None)
             case Finished(value=value):

@@ -218,10 +218,10 @@ def confirmation_words(verdicts: Sequence[Verdict]) -> list[str]:
 def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
     """One line a study."""
     table = plain_table("Studies")
-    for heading in ("study", "complete", "pruned", "running", "waiting", "failed", "best"):
+    for heading in ("study", "complete", "pruned", "running", "paused", "waiting", "failed", "best"):
         table.add_column(heading, justify="left" if heading == "study" else "right")
     for name, counted, best in rows:
-        figures = (counted.complete, counted.pruned, counted.running, counted.waiting, counted.failed)
+        figures = (counted.complete, counted.pruned, counted.running, counted.paused, counted.waiting, counted.failed)
         table.add_row(name, *(str(figure) for figure in figures), number(best))
     return table
 
@@ -288,7 +288,7 @@ def _levels(levels: Sequence[float] | None) -> str:
 def counted(counts: Counts) -> str:
     """How many trials are in which state, in one line."""
     parts = (("complete", counts.complete), ("pruned", counts.pruned), ("running", counts.running))
-    rest = (("waiting", counts.waiting), ("failed", counts.failed))
+    rest = (("paused", counts.paused), ("waiting", counts.waiting), ("failed", counts.failed))
     return ", ".join(f"{figure} {name}" for name, figure in parts + tuple(pair for pair in rest if pair[1]))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -22,15 +22,28 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import optuna
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.errors import CodeChanged, StudyNotFound
 from search.storage import transact
-from search.tables import BUDGETS, CLAIMS, ENQUEUED, WORKERS, Trial, last_report, last_step, now, put_back, states
+from search.tables import (
+    BUDGETS,
+    CLAIMS,
+    ENQUEUED,
+    WORKERS,
+    Trial,
+    last_report,
+    last_step,
+    now,
+    pause,
+    put_back,
+    states,
+)
 from search.trials import Trials
 
 FAILURE: Final = "failure"  # user attribute of a trial: why it failed or was lost, oldest first
+PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 OUT_OF_MEMORY: Final = "out of memory"  # in the reason of a trial whose worker the kernel killed for it
 _REASONS: Final = 10  # how many of them are kept
 _REASON_LENGTH: Final = 2000  # characters of each
@@ -60,6 +73,17 @@ class Claim:
     number: int  # unique in the study, from 0
     attempt: int  # counted from 1; an attempt that was released does not count
     budget_id: int
+    left: int = 0  # trials of the budget that are still to begin
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to become of paused trials, as a worker that has read the study sees it; trials by Optuna's id."""
+
+    promote: tuple[int, ...] = ()  # the best first
+    last: tuple[int, ...] = ()  # to go on only where nothing else is left to do
+    give_up: tuple[int, ...] = ()  # to be pruned
+    paused: tuple[tuple[int, int], ...] = ()  # all that are known, and the step at which each one paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +104,19 @@ class Progress:
     finished: int  # complete or pruned
     running: int
     failed: int  # given up after their last attempt; they do not count against the budget
+    paused: int = 0  # begun, and waiting for a promotion; pruned once none of the budget's can be promoted
     waiting: int  # trials of the study, of any origin, that wait to be claimed
     closed: bool  # by `close_budget`, or because all have finished
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """An open budget."""
+
+    budget_id: int
+    asked: int  # trials that are to finish
+    own: bool  # whether a run with workers of its own alone works on it
+    workers: int | None  # that this run is to have; None: as many as it started with
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +209,72 @@ class Ledger:
         self._locked(lambda session: self._close(session, budget_id))
 
     @_operation
+    def resize_budget(self, budget_id: int, *, trials: int | None = None, workers: int | None = None) -> bool:
+        """Change how many trials are to finish, and how many workers its own run is to have.
+
+        Parameters
+        ----------
+        trials : int, optional
+            In all. Never fewer than have begun: 0 lets these end, and no other begin.
+        workers : int, optional
+            At least 1; the run sees to it within a second or two.
+
+        Returns
+        -------
+        bool
+            False when it is closed or all have finished; nothing was changed.
+
+        Raises
+        ------
+        KeyError
+            The study has no such budget.
+        """
+
+        def work(session: Session) -> bool:
+            where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
+            row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed).where(where)).one_or_none()
+            if row is None:
+                raise KeyError(budget_id)
+            counts = states(session, budget_id)
+            if row.closed or _finished(counts) >= row.trials:
+                return False
+            begun = sum(counts.values()) - counts.get(TrialState.FAIL, 0)
+            values = {} if trials is None else {"trials": max(trials, begun)}
+            values |= {} if workers is None else {"workers": workers}
+            if values:
+                session.execute(update(BUDGETS).where(where).values(values))
+            return True
+
+        return self._locked(work)
+
+    @_operation
+    def budgets(self) -> list[Budget]:
+        """List the open budgets, the oldest first."""
+
+        def work(session: Session) -> list[Budget]:
+            where = (BUDGETS.c.study_id == self._study_id) & BUDGETS.c.closed.is_(False)
+            rows = session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all()
+            return [
+                Budget(row.budget_id, row.trials, row.beat_at is not None, row.workers)
+                for row in rows
+                if _finished(states(session, row.budget_id)) < row.trials
+            ]
+
+        return self._locked(work)
+
+    @_operation
+    def runners(self, budget_id: int) -> dict[str, int]:
+        """Tell which worker runs which trial of the budget, by the trial's number."""
+        trial = models.TrialModel
+
+        def work(session: Session) -> dict[str, int]:
+            rows = select(CLAIMS.c.worker, trial.number).join(trial, trial.trial_id == CLAIMS.c.trial_id)
+            where = (CLAIMS.c.budget_id == budget_id) & (trial.state == TrialState.RUNNING)
+            return {row.worker: row.number for row in session.execute(rows.where(where))}
+
+        return self._locked(work)
+
+    @_operation
     def remaining(self, budget_id: int) -> Progress:
         """Count where the budget stands.
 
@@ -189,15 +290,14 @@ class Ledger:
             if row is None:
                 raise KeyError(budget_id)
             counts = states(session, budget_id)
-            queue = select(func.count()).where(
-                models.TrialModel.study_id == self._study_id, models.TrialModel.state == TrialState.WAITING
-            )
+            queue = select(func.count()).select_from(self._queue().subquery())
             finished = _finished(counts)
             return Progress(
                 asked=row.trials,
                 finished=finished,
                 running=counts.get(TrialState.RUNNING, 0),
                 failed=counts.get(TrialState.FAIL, 0),
+                paused=counts.get(TrialState.WAITING, 0),
                 waiting=session.execute(queue).scalar_one(),
                 closed=row.closed or finished >= row.trials,
             )
@@ -212,9 +312,10 @@ class Ledger:
         budget_id: int | None = None,
         grace: float = GRACE,
         code: str | None = None,
+        plan: Plan | None = None,
         token: str | None = None,
     ) -> Claim | Wait | Done:
-        """Take the next trial: the lowest-numbered waiting one, else a new one.
+        """Take the next trial: the lowest-numbered waiting one, else one to be promoted, else a new one.
 
         Parameters
         ----------
@@ -226,6 +327,8 @@ class Ledger:
             Trials whose worker has not beaten for longer are lost, and go back to the queue first.
         code : str, optional
             The versions of this worker; they become the study's, unless others are at work.
+        plan : Plan, optional
+            Without one paused trials are promoted by nobody, and pruned once nothing else is left of their budget.
         token : str, optional
             By which whoever asks a second time, as the answer was lost, gets the first answer.
 
@@ -248,10 +351,11 @@ class Ledger:
                 self._close_abandoned(session, clock - grace)
             if code is not None:
                 self._agree(session, code, since=clock - grace)
-            slot = self._free_slot(session, budget_id)
-            if not isinstance(slot, int):
-                return slot
-            return self._take(session, worker=worker, budget_id=slot, clock=clock, token=token)
+            self._give_up(session, [] if plan is None else plan.give_up)
+            found = self._next(session, budget_id, plan)
+            if not isinstance(found, _Slot):
+                return found
+            return self._take(session, found, worker=worker, clock=clock, token=token)
 
         return self._locked(work)
 
@@ -347,10 +451,32 @@ class Ledger:
             trial = self._held(session, trial_id, worker, also=state)
             if trial is None or trial.state == state:
                 return trial is not None
-            final = value if value is not None else last_report(session, trial_id)
-            if final is not None:
-                self._storage._set_trial_value_without_commit(session, trial, 0, final)
-            trial.state, trial.datetime_complete = state, _moment(now(session))
+            self._end(session, trial, state, value if value is not None else last_report(session, trial_id))
+            return True
+
+        return self._locked(work)
+
+    @_operation
+    def pause(self, trial_id: int, *, worker: str) -> bool:
+        """Let the trial wait at its last report until somebody's plan promotes it, in its slot of the budget.
+
+        Returns
+        -------
+        bool
+            False when the trial is no longer this worker's. Asked twice, True twice.
+        """
+
+        def work(session: Session) -> bool:
+            where = (CLAIMS.c.trial_id == trial_id) & (CLAIMS.c.paused_by == worker)
+            if session.execute(select(CLAIMS.c.trial_id).where(where)).first() is not None:
+                return True
+            trial = self._held(session, trial_id, worker)
+            if trial is None:
+                return False
+            step = last_step(session, trial_id) or 0
+            attribute = models.TrialSystemAttributeModel
+            self._storage._set_trial_attr_without_commit(session, attribute, trial_id, PAUSED, step)
+            pause(session, trial, step=step, worker=worker)
             return True
 
         return self._locked(work)
@@ -494,48 +620,118 @@ class Ledger:
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.beat_at < since)
         session.execute(update(BUDGETS).where(where, BUDGETS.c.closed.is_(False)).values(closed=True))
 
-    def _free_slot(self, session: Session, budget_id: int | None) -> int | Wait | Done:
+    def _next(self, session: Session, budget_id: int | None, plan: Plan | None) -> _Slot | Wait | Done:
         where = (BUDGETS.c.study_id == self._study_id) & BUDGETS.c.closed.is_(False)
         if budget_id is not None:
             where &= BUDGETS.c.budget_id == budget_id
         answer: Wait | Done = Done()
         for budget in session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all():
-            counts = states(session, budget.budget_id)
-            running, finished = counts.get(TrialState.RUNNING, 0), _finished(counts)
-            empty = not self._draws and self._queue_is_empty(session)
-            if running + finished < budget.trials and not empty:
-                return int(budget.budget_id)
-            if finished >= budget.trials or (empty and not running):
+            slot = self._slot(session, budget.budget_id, budget.trials, plan)
+            if isinstance(slot, _Slot):
+                return slot
+            if isinstance(slot, Done):
                 self._close(session, budget.budget_id)
             else:
-                answer = Wait()
+                answer = slot
         return answer
 
-    def _queue_is_empty(self, session: Session) -> bool:
-        trial = models.TrialModel
-        queue = select(trial.trial_id).filter_by(study_id=self._study_id, state=TrialState.WAITING).limit(1)
-        return session.execute(queue).first() is None
+    def _slot(self, session: Session, budget_id: int, trials: int, plan: Plan | None) -> _Slot | Wait | Done:
+        counts = states(session, budget_id)
+        running, paused, finished = (
+            counts.get(TrialState.RUNNING, 0),
+            counts.get(TrialState.WAITING, 0),
+            _finished(counts),
+        )
+        adopted = self._adopt(session, budget_id, trials - running - paused - finished)
+        paused += adopted
+        left = trials - running - paused - finished
+        empty = self._queue_is_empty(session)
+        if left > 0 and not empty:
+            return _Slot(budget_id, left - 1)
+        if paused and plan is not None and (trial := self._paused(session, budget_id, plan.promote)) is not None:
+            return _Slot(budget_id, left, trial)
+        if left > 0 and self._draws:
+            return _Slot(budget_id, left - 1)
+        if running:
+            return Wait()
+        known = self._all_paused(session, budget_id)
+        if plan is not None and not known.items() <= set(plan.paused):
+            return Wait()  # others have paused since
+        if plan is not None and (trial := self._paused(session, budget_id, plan.last)) is not None:
+            return _Slot(budget_id, left, trial)
+        self._give_up(session, known)
+        return Done()
 
-    def _take(self, session: Session, *, worker: str, budget_id: int, clock: float, token: str) -> Claim:
-        trial: Trial = self._pop(session)
+    def _adopt(self, session: Session, budget_id: int, room: int) -> int:
+        """Take over paused trials of budgets that were closed before they could be promoted, those farthest on first."""
+        closed = select(BUDGETS.c.budget_id).where(BUDGETS.c.study_id == self._study_id, BUDGETS.c.closed)
+        orphans = select(CLAIMS.c.trial_id).where(CLAIMS.c.paused_at.is_not(None), CLAIMS.c.budget_id.in_(closed))
+        orphans = orphans.order_by(CLAIMS.c.paused_at.desc(), CLAIMS.c.trial_id).limit(max(0, room))
+        found = session.execute(orphans).scalars().all() if room > 0 else []
+        if found:
+            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id.in_(found)).values(budget_id=budget_id))
+        return len(found)
+
+    def _all_paused(self, session: Session, budget_id: int) -> dict[int, int]:
+        """By trial, the step at which it paused."""
+        rows = select(CLAIMS.c.trial_id, CLAIMS.c.paused_at).where(CLAIMS.c.budget_id == budget_id)
+        return {row[0]: row[1] for row in session.execute(rows.where(CLAIMS.c.paused_at.is_not(None)))}
+
+    def _paused(self, session: Session, budget_id: int, trial_ids: Sequence[int]) -> Trial | None:
+        """Take the first of these that still waits to be promoted."""
+        there = self._all_paused(session, budget_id) if trial_ids else {}
+        for trial_id in trial_ids:
+            if trial_id in there:
+                trial = session.get_one(models.TrialModel, trial_id, with_for_update=True)
+                if trial.state == TrialState.WAITING:
+                    trial.state = TrialState.RUNNING
+                    return trial
+        return None
+
+    def _give_up(self, session: Session, trial_ids: Iterable[int]) -> None:
+        """Prune those of the trials that are paused."""
+        ids = list(trial_ids)
+        paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == self._study_id, CLAIMS.c.paused_at.is_not(None))
+        for trial_id in session.execute(paused.where(CLAIMS.c.trial_id.in_(ids))).scalars().all() if ids else ():
+            trial = session.get_one(models.TrialModel, trial_id, with_for_update=True)
+            if trial.state == TrialState.WAITING:
+                self._end(session, trial, TrialState.PRUNED, last_report(session, trial_id))
+            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(paused_at=None))
+
+    def _end(self, session: Session, trial: Trial, state: TrialState, value: float | None) -> None:
+        if value is not None:
+            self._storage._set_trial_value_without_commit(session, trial, 0, value)
+        trial.state, trial.datetime_complete = state, _moment(now(session))
+
+    def _queue(self) -> Select[tuple[int]]:
+        """Select the trials that wait to be claimed."""
+        trial = models.TrialModel
+        paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == self._study_id, CLAIMS.c.paused_at.is_not(None))
+        waiting = select(trial.trial_id).filter_by(study_id=self._study_id, state=TrialState.WAITING)
+        return waiting.where(trial.trial_id.not_in(paused))
+
+    def _queue_is_empty(self, session: Session) -> bool:
+        return session.execute(self._queue().limit(1)).first() is None
+
+    def _take(self, session: Session, slot: _Slot, *, worker: str, clock: float, token: str) -> Claim:
+        trial: Trial = slot.promoted if slot.promoted is not None else self._pop(session)
         if trial is None:
             trial = self._storage._get_prepared_new_trial(self._study_id, None, session)
         trial.datetime_start = _moment(clock)
         before = session.execute(select(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id)).one_or_none()
         attempt = 1 if before is None else before.attempts + 1
-        row = {"budget_id": budget_id, "worker": worker, "attempts": attempt, "beat_at": clock, "token": token}
-        row["from_step"] = last_step(session, trial.trial_id)
+        row = {"budget_id": slot.budget_id, "worker": worker, "attempts": attempt, "beat_at": clock, "token": token}
+        row |= {"from_step": last_step(session, trial.trial_id), "paused_at": None, "paused_by": None}
         if before is None:
             row |= {"trial_id": trial.trial_id, "study_id": self._study_id}
             session.execute(insert(CLAIMS).values(row))
         else:
             session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id).values(row))
-        return Claim(trial_id=trial.trial_id, number=trial.number, attempt=attempt, budget_id=budget_id)
+        return Claim(trial.trial_id, trial.number, attempt, slot.budget_id, slot.left)
 
     def _pop(self, session: Session) -> Trial | None:
         trial = models.TrialModel
-        queue = select(trial).filter_by(study_id=self._study_id, state=TrialState.WAITING)
-        queue = queue.order_by(trial.number).limit(1)
+        queue = select(trial).where(trial.trial_id.in_(self._queue())).order_by(trial.number).limit(1)
         while (first := session.execute(queue).scalar_one_or_none()) is not None:
             # Somebody's plain Study.ask, which knows no lock on the study, may be popping the same one.
             session.refresh(first, with_for_update=True)
@@ -590,6 +786,15 @@ class Ledger:
     def _close(self, session: Session, budget_id: int) -> None:
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
         session.execute(update(BUDGETS).where(where).values(closed=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where there is something to do."""
+
+    budget_id: int
+    left: int  # trials of the budget that are still to begin, once this one has
+    promoted: Trial | None = None  # the paused trial that goes on; else one of the queue, or a new one
 
 
 def ask(study: optuna.Study, claim: Claim) -> optuna.trial.Trial:

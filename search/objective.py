@@ -31,8 +31,9 @@ from mlc_core import (
 )
 from search.artifacts import fetch, store
 from search.layout import shape_of
-from search.ledger import FAILURE, OUT_OF_MEMORY, Claim, ask
+from search.ledger import FAILURE, OUT_OF_MEMORY, PAUSED, Claim, ask
 from search.notes import leave, picture
+from search.promotion import goes_on, rung_epochs
 from search.signals import Stop
 from search.space import suggest
 from search.strategy import sampler
@@ -73,7 +74,12 @@ class Lost:
     """The trial is another worker's by now; nothing of it may be written."""
 
 
-Outcome = Finished | Pruned | Lost
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Stopped at a rung; it goes on from its checkpoint if it is promoted."""
+
+
+Outcome = Finished | Pruned | Paused | Lost
 
 
 def run_trial(
@@ -126,7 +132,7 @@ def run_trial(
             log.warning("trial %d starts again: %s", claim.number, error)
             shutil.rmtree(checkpoint)
             value = train()
-        if not (reporter.pruned or lost.is_set() or best_on_disk(checkpoint) == reporter.best.epoch):
+        if not (reporter.stopped or lost.is_set() or best_on_disk(checkpoint) == reporter.best.epoch):
             log.warning("trial %d: its best weights were overwritten by a worker that had fallen silent", claim.number)
             value = train()
     except Diverged as error:
@@ -136,6 +142,9 @@ def run_trial(
         return Pruned()
     if lost.is_set():
         return Lost()
+    if reporter.paused:
+        reporter.note(ended="Paused")
+        return Paused()
     reporter.note(ended="Pruned" if reporter.pruned else "Complete")
     return Pruned() if reporter.pruned else Finished(value)
 
@@ -198,9 +207,16 @@ class Reporter(OnEpoch):
         frozen = study.optuna._storage.get_trial(trial._trial_id)
         self._known = dict(frozen.intermediate_values)
         self._judged = max(self._known, default=0)  # the last epoch of an earlier attempt
+        if frozen.system_attrs.get(PAUSED) == self._judged:
+            self._judged += 1  # it was promoted from there
         self._reports: list[EpochReport] = []
         self._objective = study.declaration.objective
-        self.pruned = False
+        self.pruned = self.paused = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training ended before its last epoch."""
+        return self.pruned or self.paused
 
     @property
     def best(self) -> EpochReport:
@@ -218,9 +234,16 @@ class Reporter(OnEpoch):
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and self._judged <= report.epoch < report.epochs:
                 self.pruned = self._trial.should_prune()
-        if not self.pruned:  # else it is over anyway, and the pruner would not say it a second time
+                self.paused = not self._goes_on(report.epoch)
+        if not self.stopped:  # else it is over anyway, and the pruner would not say it a second time
             self._stop.check()
-        return not self.pruned
+        return not self.stopped
+
+    def _goes_on(self, epoch: int) -> bool:
+        study = self._study
+        if epoch not in rung_epochs(study.declaration):
+            return True
+        return goes_on(study.optuna.get_trials(deepcopy=False), self._claim.number, epoch, study.declaration)
 
     def _report(self, epoch: int, value: float) -> None:
         if epoch not in self._known:

@@ -41,6 +41,15 @@ class Random:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """Successive halving by pauses (Li et al. 2020): at a rung only the best go on, later ones from their checkpoint."""
+
+    min_resource: int = _option(1, 1)  # epochs before the first pause
+    reduction_factor: int = _option(3, 2)
+    paused_mb: int = _option(4_000, 0)  # checkpoints of paused trials, all together; one without begins again
+
+
+@dataclass(frozen=True, slots=True)
 class Hyperband:
     """Hyperband over epochs (Li et al. 2018); at a rung all that came as far are compared, of whatever bracket."""
 
@@ -88,9 +97,10 @@ class NoPruner:
 
 
 Sampler = Tpe | Gp | Qmc | Random
-Pruner = Hyperband | Asha | Median | Patient | Wilcoxon | NoPruner
+Pruner = Promote | Hyperband | Asha | Median | Patient | Wilcoxon | NoPruner
 SAMPLERS: Final[dict[str, type[Sampler]]] = {"tpe": Tpe, "gp": Gp, "qmc": Qmc, "random": Random}
 PRUNERS: Final[dict[str, type[Pruner]]] = {
+    "promote": Promote,
     "hyperband": Hyperband,
     "asha": Asha,
     "median": Median,

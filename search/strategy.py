@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from mlc_core import Stream, stream_seed
 from search.declaration import Declaration
-from search.options import Asha, Gp, Hyperband, Median, NoPruner, Patient, Qmc, Random, Wilcoxon
+from search.options import Asha, Gp, Hyperband, Median, NoPruner, Patient, Promote, Qmc, Random, Wilcoxon
 from search.options import Tpe as TpeOptions
 from search.tpe import History, Tpe
 
@@ -83,7 +83,7 @@ def pruner(declaration: Declaration) -> BasePruner:
                 return optuna.pruners.PatientPruner(None, patience=patience, min_delta=delta)
             case Wilcoxon(p_threshold=threshold, startup=startup):
                 return optuna.pruners.WilcoxonPruner(p_threshold=threshold, n_startup_steps=startup)
-            case NoPruner():
+            case NoPruner() | Promote():  # pauses are promotion.py's
                 return optuna.pruners.NopPruner()
             case other:
                 assert_never(other)

@@ -45,10 +45,11 @@ BUDGETS: Final = Table(
     Column("created_at", Float(53), nullable=False),  # seconds since 1970, the database's clock
     Column("token", String(64)),  # by which whoever opened it knows it again
     Column("beat_at", Float(53)),  # of the run whose own workers alone work on it; null: anybody's, it stays open
+    Column("workers", Integer),  # that this run is to have from now on; null: as many as it started with
 )
 
 # One row for each trial that was ever claimed. While the trial waits to be claimed again it has no budget, no
-# worker and no beat: only what became of earlier attempts is remembered.
+# worker and no beat: only what became of earlier attempts is remembered. A paused one keeps its budget.
 CLAIMS: Final = Table(
     "mlc_claims",
     METADATA,
@@ -62,6 +63,8 @@ CLAIMS: Final = Table(
     Column("losses", Integer, nullable=False, server_default="0"),  # in a row, each without a new report
     Column("from_step", Integer),  # the last report when it was claimed
     Column("token", String(64)),  # by which whoever claimed it knows it again
+    Column("paused_at", Integer),  # its last report, if it waits not to be claimed again but to be promoted
+    Column("paused_by", String(512)),  # the worker that paused it then, should it say so twice
     Index("ix_mlc_claims_study", "study_id", "beat_at"),
 )
 
@@ -110,7 +113,7 @@ def now(session: Session) -> float:
 
 
 def states(session: Session, budget_id: int) -> dict[TrialState, int]:
-    """Count the trials that hold a slot of the budget, or held it when they failed, by their state."""
+    """Count the trials that hold a slot of the budget, or held it when they failed, by their state; WAITING: paused."""
     trial = models.TrialModel
     rows = select(trial.state, func.count()).join(CLAIMS, CLAIMS.c.trial_id == trial.trial_id)
     rows = rows.where(CLAIMS.c.budget_id == budget_id).group_by(trial.state)
@@ -119,8 +122,16 @@ def states(session: Session, budget_id: int) -> dict[TrialState, int]:
 
 def put_back(session: Session, trial: Trial, *, forgive: int) -> None:
     """Let a running trial wait to be claimed again, and forget that many of its attempts."""
-    row: dict[str, Any] = {"budget_id": None, "worker": None, "beat_at": None, "token": None}
-    row["attempts"] = CLAIMS.c.attempts - forgive
+    _unclaim(session, trial, {"budget_id": None, "attempts": CLAIMS.c.attempts - forgive})
+
+
+def pause(session: Session, trial: Trial, *, step: int, worker: str) -> None:
+    """Let a running trial wait to be promoted, in its slot of the budget."""
+    _unclaim(session, trial, {"paused_at": step, "paused_by": worker})
+
+
+def _unclaim(session: Session, trial: Trial, row: dict[str, Any]) -> None:
+    row |= {"worker": None, "beat_at": None, "token": None}
     session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id).values(row))
     trial.state = TrialState.WAITING
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
+from search.promotion import paused_at
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, REPEATS, SECONDS, Study
 
 STATES: Final = {
@@ -24,6 +25,7 @@ STATES: Final = {
     TrialState.WAITING: "waiting",
     TrialState.FAIL: "failed",
 }
+PAUSED: Final = "paused"  # a waiting trial that is at a rung, and goes on once it is promoted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class TrialRow:
     """One trial."""
 
     number: int
-    state: str  # one of STATES' values
+    state: str  # one of STATES' values, or PAUSED
     objective: Objective
     value: float | None  # the objective's best epoch of a complete trial, last one of a pruned trial
     epoch: int  # the last one reported
@@ -92,6 +94,7 @@ class Counts:
     complete: int
     pruned: int
     running: int
+    paused: int = 0
     waiting: int
     failed: int
 
@@ -136,7 +139,7 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
     start = trial.datetime_start
     return TrialRow(
         number=trial.number,
-        state=STATES[trial.state],
+        state=PAUSED if paused_at(trial) else STATES[trial.state],
         objective=study.declaration.objective,
         value=trial.value if trial.state.is_finished() else None,
         epoch=trial.last_step or 0,
@@ -160,7 +163,7 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
 def counts(rows: Iterable[TrialRow]) -> Counts:
     """Count the trials by state."""
     states = [row.state for row in rows]
-    return Counts(**{name: states.count(name) for name in STATES.values()})
+    return Counts(**{name: states.count(name) for name in (*STATES.values(), PAUSED)})
 
 
 def leaderboard(rows: Iterable[TrialRow]) -> list[TrialRow]:

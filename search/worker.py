@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Final
 
 from mlc_core import Dataset, MlcError, hardware
+from search.artifacts import sweep
 from search.attempts import BEAT_SECONDS, Attempts, Trouble
 from search.data import Source, open_data
 from search.errors import StorageDown, StudyNotFound
-from search.ledger import Claim, Done, Ledger, Wait
+from search.ledger import Claim, Done, Ledger, Plan, Wait
 from search.objective import study_precision
 from search.patience import Patience
+from search.promotion import plan, rung_epochs
 from search.signals import Interrupted, Stop
 from search.storage import VARIABLE
-from search.study import FOR_PEOPLE, Study, open_study
+from search.study import FOR_PEOPLE, Study, is_outdated, open_study
 from search.versions import code_version
 
 POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
@@ -51,7 +53,7 @@ def work(
     budget_id: int | None = None,
     forever: bool = False,
 ) -> int:
-    """Run trials until nothing is left to claim, or the stop is asked.
+    """Run trials until nothing is left to claim, the stop is asked, or the study was extended since it was opened.
 
     Parameters
     ----------
@@ -86,16 +88,24 @@ def work(
     study.storage.worker = name
     roll = _Roll(study.ledger, name, data)
     attempts = Attempts(study, name, root, stop, data, precision, Trouble(study.storage.patience, root))
-    finished = 0
+    finished, left = 0, math.inf
     while not stop.asked:
         roll.answer()
-        answer = study.ledger.claim(name, budget_id=budget_id, code=code_version())
+        planned = _plan(study, left)
+        answer = study.ledger.claim(name, budget_id=budget_id, code=code_version(), plan=planned)
+        if planned is not None and (planned.give_up or isinstance(answer, Done)):
+            sweep(root, study)
         match answer:
             case Done() if not forever:
                 break
             case Done() | Wait():
+                left = math.inf
                 stop.wait(POLL_SECONDS)
+            case Claim() if is_outdated(study):  # from here on nobody extends it, as one of its trials runs
+                study.ledger.release(answer.trial_id, worker=name)
+                break
             case Claim():
+                left = math.inf if budget_id is None else answer.left
                 finished += attempts.run(answer)
     study.ledger.give_back([name])
     return finished
@@ -123,13 +133,16 @@ def join(
     int
         How many trials this worker finished.
     """
-    said = False
+    finished, said = 0, False
     while True:
         try:
             with open_study(reference, storage_url) as study:
                 study.storage.patience = Patience(patience, hurried=lambda: stop.asked)
                 study.storage.unread = FOR_PEOPLE
-                return work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
+                finished += work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
+                if stop.asked or not is_outdated(study):
+                    return finished
+            continue
         except (StudyNotFound, StorageDown) as error:
             if not wait:
                 raise
@@ -137,8 +150,15 @@ def join(
                 log.warning("waiting: %s", error)
                 said = True
         if stop.asked:
-            return 0
+            return finished
         stop.wait(POLL_SECONDS)
+
+
+def _plan(study: Study, left: float) -> Plan | None:
+    """Decide what becomes of paused trials, where the study has any."""
+    if not rung_epochs(study.declaration):
+        return None
+    return plan(study.optuna.get_trials(deepcopy=False), study.declaration, left=left)
 
 
 class _Roll:

@@ -1,0 +1,154 @@
+"""Which trials pause at which epoch, and which of them go on: successive halving that never waits.
+
+A trial pauses at each rung unless it is among the best of those that came as far; as others come, it may turn out to
+be, and goes on from its checkpoint. Nothing here writes. Not here: claims and budgets (ledger.py); the declaration's
+options (options.py).
+
+References
+----------
+Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA, by promotion). Bohdal et al.,
+"PASHA: Efficient HPO and NAS with Progressive Resource Allocation", ICLR 2023 (rungs whose ranking can be trusted).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mlc_core import OBJECTIVES
+from search.declaration import Declaration
+from search.ledger import PAUSED, Plan
+from search.options import Promote
+
+WEAK: Final = 0.5  # rank correlation to the next rung below which twice as many go on
+PAIRS: Final = 8  # trials at both rungs, before their correlation is believed
+MOST_PAUSED: Final = 100  # trials; every claim reads all of them again
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Where trials are compared."""
+
+    epoch: int
+    reached: tuple[float, ...]  # of all trials that came as far, the cost of the best epoch until then; ascending
+    share: float  # of them that goes on
+    correlation: float | None  # of ranks here and at the next rung; None where too few trials tell
+
+    @property
+    def quota(self) -> int:
+        """How many of those that came as far go on."""
+        return math.floor(len(self.reached) * self.share + 1e-9)
+
+    def rank(self, cost: float) -> int:
+        """Count the better ones."""
+        return sum(other < cost for other in self.reached)
+
+
+def rung_epochs(declaration: Declaration) -> list[int]:
+    """List the epochs after which trials pause, ascending; the last one is far enough from the end to be worth it."""
+    options = declaration.pruner
+    if not isinstance(options, Promote):
+        return []
+    epochs = [options.min_resource]
+    while epochs[-1] * options.reduction_factor * 2 <= declaration.epochs:
+        epochs.append(epochs[-1] * options.reduction_factor)
+    return [epoch for epoch in epochs if epoch < declaration.epochs]
+
+
+def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]:
+    """Compare the trials at each rung, the lowest first; none where the study does not pause trials."""
+    options = declaration.pruner
+    if not isinstance(options, Promote):
+        return []
+    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
+    counted = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
+    epochs = [*rung_epochs(declaration), declaration.epochs]
+    reached = [
+        {trial.number: cost_at(trial, epoch, sign) for trial in counted if (trial.last_step or 0) >= epoch} for epoch in epochs
+    ]
+    found = []
+    for epoch, here, above in zip(epochs[:-1], reached[:-1], reached[1:], strict=True):
+        correlation = _spearman([here[number] for number in above], list(above.values()))
+        wider = 2 if correlation is not None and correlation < WEAK else 1
+        share = min(1.0, wider / options.reduction_factor)
+        found.append(Rung(epoch, tuple(sorted(here.values())), share, correlation))
+    return found
+
+
+def goes_on(trials: Sequence[FrozenTrial], number: int, epoch: int, declaration: Declaration) -> bool:
+    """Tell whether a running trial that has just reported this epoch goes on without a pause."""
+    at = next((rung for rung in rungs(trials, declaration) if rung.epoch == epoch), None)
+    if at is None:
+        return True
+    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
+    own = next(trial for trial in trials if trial.number == number)
+    return at.rank(cost_at(own, epoch, sign)) < at.quota
+
+
+def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float) -> Plan | None:
+    """Decide what becomes of the paused trials; None where the study does not pause any.
+
+    Parameters
+    ----------
+    left : int or inf
+        How many trials are still to begin; a paused one that they could not help any more is given up.
+    """
+    if not isinstance(declaration.pruner, Promote):
+        return None
+    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
+    at = {rung.epoch: rung for rung in rungs(trials, declaration)}
+    paused = {trial._trial_id: (paused_at(trial), trial) for trial in trials if paused_at(trial)}
+    places = {}
+    for trial_id, (epoch, trial) in paused.items():
+        if epoch in at:
+            cost = cost_at(trial, epoch, sign)
+            places[trial_id] = (at[epoch], at[epoch].rank(cost), cost)
+    order = sorted(places, key=lambda trial_id: (-places[trial_id][0].epoch, places[trial_id][2], trial_id))
+    promoted = [one for one in order if places[one][1] < places[one][0].quota]
+    hopeless = [
+        one for one, (rung, rank, _) in places.items() if rank >= (len(rung.reached) + left) * rung.share and rank > 0
+    ]
+    crowd = sorted(places, key=lambda one: places[one][1] / len(places[one][0].reached))[MOST_PAUSED:]
+    return Plan(
+        promote=tuple(promoted),
+        last=tuple(one for one in order if places[one][1] == 0),
+        give_up=tuple({*hopeless, *crowd, *(paused.keys() - places.keys())}),
+        paused=tuple(sorted((trial_id, epoch) for trial_id, (epoch, _) in paused.items())),
+    )
+
+
+def ranking(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[int]:
+    """Sort the paused trials' numbers, those first whose promotion is likeliest."""
+    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
+    at = {rung.epoch: rung for rung in rungs(trials, declaration)}
+
+    def place(trial: FrozenTrial) -> float:
+        rung = at.get(paused_at(trial))
+        if rung is None:
+            return math.inf
+        return (rung.rank(cost_at(trial, rung.epoch, sign)) + 1) / (len(rung.reached) * rung.share)
+
+    return [trial.number for trial in sorted((one for one in trials if paused_at(one)), key=place)]
+
+
+def paused_at(trial: FrozenTrial) -> int:
+    """Tell after which epoch a trial pauses; 0 if it does not."""
+    return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
+
+
+def cost_at(trial: FrozenTrial, epoch: int, sign: float) -> float:
+    """Give the lowest cost until an epoch; infinite where none of its reports is a number."""
+    until = [sign * value for step, value in trial.intermediate_values.items() if step <= epoch]
+    return min((cost for cost in until if not math.isnan(cost)), default=math.inf)
+
+
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if len(first) < PAIRS:
+        return None
+    from search.views import spearman
+
+    return spearman(first, second)
