@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
 from search.confirm import Verdict
+from search.promotion import Rung
 from search.views import Comparison, Counts, TrialRow
 
 if TYPE_CHECKING:  # these import torch, or read pictures, which a status does not need
@@ -224,6 +225,18 @@ def studies_table(rows: Iterable[tuple[str, Counts, float | None]]) -> Table:
         figures = (counted.complete, counted.pruned, counted.running, counted.paused, counted.waiting, counted.failed)
         table.add_row(name, *(str(figure) for figure in figures), number(best))
     return table
+
+
+def rung_lines(rungs: Iterable[Rung], errors: Mapping[int, float]) -> list[str]:
+    """Say where trials pause, how far the ranks there can be trusted, and how well ends are foretold."""
+    lines = []
+    for rung in rungs:
+        trusted = "" if rung.correlation is None else f", rank correlation with the next rung {rung.correlation:.2f}"
+        lines.append(f"Rung after epoch {rung.epoch}: of {len(rung.reached)} trials {rung.quota} go on{trusted}")
+    if errors:
+        epoch, error = next(iter(errors.items()))
+        lines.append(f"Ends foretold after epoch {epoch}: off by {math.expm1(error):.0%}, leave-one-out")
+    return lines
 
 
 def check_tables(found: DataCheck) -> list[Table | Text]:

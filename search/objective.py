@@ -30,9 +30,11 @@ from mlc_core import (
     stream_seed,
 )
 from search.artifacts import fetch, store
+from search.extrapolation import forecast
 from search.layout import shape_of
 from search.ledger import FAILURE, OUT_OF_MEMORY, PAUSED, Claim, ask
 from search.notes import leave, picture
+from search.options import Promote
 from search.promotion import goes_on, rung_epochs
 from search.signals import Stop
 from search.space import suggest
@@ -234,16 +236,22 @@ class Reporter(OnEpoch):
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and self._judged <= report.epoch < report.epochs:
                 self.pruned = self._trial.should_prune()
-                self.paused = not self._goes_on(report.epoch)
+                self._judge(report.epoch)
         if not self.stopped:  # else it is over anyway, and the pruner would not say it a second time
             self._stop.check()
         return not self.stopped
 
-    def _goes_on(self, epoch: int) -> bool:
-        study = self._study
-        if epoch not in rung_epochs(study.declaration):
-            return True
-        return goes_on(study.optuna.get_trials(deepcopy=False), self._claim.number, epoch, study.declaration)
+    def _judge(self, epoch: int) -> None:
+        """Pause at a rung, or stop what its curve shows to be hopeless, where the study does that."""
+        declaration, number = self._study.declaration, self._claim.number
+        if not isinstance(declaration.pruner, Promote):
+            return
+        trials = self._study.optuna.get_trials(deepcopy=False)
+        if epoch in rung_epochs(declaration):
+            self.paused = not goes_on(trials, number, epoch, declaration)
+        elif declaration.pruner.extrapolate:
+            foretold = forecast(trials, number, declaration)
+            self.pruned = foretold is not None and foretold.hopeless
 
     def _report(self, epoch: int, value: float) -> None:
         if epoch not in self._known:

@@ -24,6 +24,13 @@ class Tpe:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    """Gaussian process over configurations and epochs, with expected improvement at full length."""
+
+    startup: int = _option(8, 1)  # trials drawn at random first
+
+
+@dataclass(frozen=True, slots=True)
 class Gp:
     """Gaussian process with expected improvement."""
 
@@ -42,10 +49,11 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Successive halving by pauses (Li et al. 2020): at a rung only the best go on, later ones from their checkpoint."""
+    """Successive halving by pauses (Li et al. 2020): only a rung's best go on, also later, from their checkpoint."""
 
     min_resource: int = _option(1, 1)  # epochs before the first pause
     reduction_factor: int = _option(3, 2)
+    extrapolate: bool = _option(default=True)  # stop what will not reach the best, as its curve tells
     paused_mb: int = _option(4_000, 0)  # checkpoints of paused trials, all together; one without begins again
 
 
@@ -96,9 +104,9 @@ class NoPruner:
     """Every trial trains to its full length."""
 
 
-Sampler = Tpe | Gp | Qmc | Random
+Sampler = Curves | Tpe | Gp | Qmc | Random
 Pruner = Promote | Hyperband | Asha | Median | Patient | Wilcoxon | NoPruner
-SAMPLERS: Final[dict[str, type[Sampler]]] = {"tpe": Tpe, "gp": Gp, "qmc": Qmc, "random": Random}
+SAMPLERS: Final[dict[str, type[Sampler]]] = {"curves": Curves, "tpe": Tpe, "gp": Gp, "qmc": Qmc, "random": Random}
 PRUNERS: Final[dict[str, type[Pruner]]] = {
     "promote": Promote,
     "hyperband": Hyperband,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -37,6 +37,12 @@ class Rung:
     reached: tuple[float, ...]  # of all trials that came as far, the cost of the best epoch until then; ascending
     share: float  # of them that goes on
     correlation: float | None  # of ranks here and at the next rung; None where too few trials tell
+    pairs: int  # trials that were at both
+
+    def to_table(self) -> dict[str, Any]:
+        """Spell it for JSON."""
+        correlation = {"rank_correlation": self.correlation, "trials_at_both": self.pairs}
+        return {"epoch": self.epoch, "trials": len(self.reached), "share": self.share, **correlation}
 
     @property
     def quota(self) -> int:
@@ -68,14 +74,14 @@ def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]
     counted = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
     epochs = [*rung_epochs(declaration), declaration.epochs]
     reached = [
-        {trial.number: cost_at(trial, epoch, sign) for trial in counted if (trial.last_step or 0) >= epoch} for epoch in epochs
+        {one.number: cost_at(one, epoch, sign) for one in counted if (one.last_step or 0) >= epoch} for epoch in epochs
     ]
     found = []
     for epoch, here, above in zip(epochs[:-1], reached[:-1], reached[1:], strict=True):
         correlation = _spearman([here[number] for number in above], list(above.values()))
         wider = 2 if correlation is not None and correlation < WEAK else 1
         share = min(1.0, wider / options.reduction_factor)
-        found.append(Rung(epoch, tuple(sorted(here.values())), share, correlation))
+        found.append(Rung(epoch, tuple(sorted(here.values())), share, correlation, len(above)))
     return found
 
 

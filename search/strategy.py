@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from mlc_core import Stream, stream_seed
 from search.declaration import Declaration
-from search.options import Asha, Gp, Hyperband, Median, NoPruner, Patient, Promote, Qmc, Random, Wilcoxon
+from search.options import Asha, Curves, Gp, Hyperband, Median, NoPruner, Patient, Promote, Qmc, Random, Wilcoxon
 from search.options import Tpe as TpeOptions
 from search.tpe import History, Tpe
 
@@ -48,6 +48,11 @@ def sampler(declaration: Declaration, number: int, *, earlier: BaseSampler | Non
                     group=group,
                     constant_liar=liar,
                 )
+            case Curves(startup=startup):
+                from search.curve_sampler import CurveSampler, Memory  # scipy: half a second, for workers alone
+
+                memory = earlier.memory if isinstance(earlier, CurveSampler) else Memory()
+                return CurveSampler(declaration, memory, seed=seed, startup=startup)
             case Gp(startup=startup):
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
             case Qmc():

@@ -6,7 +6,8 @@ Not here: its options (options.py), and who makes it (strategy.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any, Final, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ from optuna.samplers._tpe.sampler import default_gamma  # private: pyproject.tom
 from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from search.promotion import paused_at
 
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -41,7 +44,18 @@ class History:
 
     def learn(self, trials: Iterable[FrozenTrial], direction: StudyDirection) -> None:
         """Take in the finished ones among these trials that are not known yet."""
-        new = [trial for trial in trials if trial.state in _FINISHED and trial.number not in self._known]
+        self._take([one for one in trials if one.state in _FINISHED and one.number not in self._known], direction)
+
+    def beside(self, paused: Sequence[FrozenTrial], direction: StudyDirection) -> History:
+        """Make another history that counts these as pruned where they are; they may go on, so this one must not."""
+        if not paused:
+            return self
+        other = copy(self)
+        other._known, other._kinds, other._params = set(self._known), dict(self._kinds), dict(self._params)
+        other._take(paused, direction)
+        return other
+
+    def _take(self, new: Sequence[FrozenTrial], direction: StudyDirection) -> None:
         if not new:
             return
         sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
@@ -94,7 +108,7 @@ class Tpe(TPESampler):
 
     def __init__(self, history: History, **options: Any) -> None:  # noqa: ANN401 - TPESampler's own
         super().__init__(**options)
-        self.history = history
+        self.history = self._seen = history
         self._running: list[FrozenTrial] = []
         self._below = self._above = np.empty(0, np.int64)  # rows of the history: the good trials, and the rest
 
@@ -102,11 +116,12 @@ class Tpe(TPESampler):
         """Look at the study's trials, for everything that this trial draws."""
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
         self.history.learn(trials, study.direction)
-        self._below, self._above = self.history.split(default_gamma(len(self.history)))
+        self._seen = self.history.beside([one for one in trials if paused_at(one)], study.direction)
+        self._below, self._above = self._seen.split(default_gamma(len(self._seen)))
         self._running = [one for one in trials if one.state == TrialState.RUNNING and one.number != trial.number]
         if not self._group:
             return super().infer_relative_search_space(study, trial)
-        self._search_space_group = self.history.groups()
+        self._search_space_group = self._seen.groups()
         spaces = self._search_space_group.search_spaces
         return {name: one for space in spaces for name, one in sorted(space.items()) if not one.single()}
 
@@ -114,14 +129,14 @@ class Tpe(TPESampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:  # noqa: ANN401 - as in TPESampler
         """Draw one parameter on its own."""
-        if len(self.history) < self._n_startup_trials:
+        if len(self._seen) < self._n_startup_trials:
             return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
         return self._sample(study, trial, {param_name: param_distribution})[param_name]
 
     def _sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        enough = len(self.history) >= self._n_startup_trials
+        enough = len(self._seen) >= self._n_startup_trials
         return self._sample(study, trial, search_space) if search_space and enough else {}
 
     def _sample(
@@ -130,8 +145,8 @@ class Tpe(TPESampler):
         trial: FrozenTrial,  # noqa: ARG002 - as in TPESampler
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        _, good = self.history.having(search_space, self._below)
-        numbers, rest = self.history.having(search_space, self._above)
+        _, good = self._seen.having(search_space, self._below)
+        numbers, rest = self._seen.having(search_space, self._above)
         if self._constant_liar:
             rest = self._with_running(study, search_space, numbers, rest)
         best, worse = (

@@ -1,8 +1,8 @@
 """Record real learning curves of the default study, of which `surrogate` makes an objective that costs no training.
 
 ``python -m tests.benchmarks.search.record --processes 2``: hours; it may be stopped, and goes on where it was. First
-the five documented trials, then configurations drawn at random, then as many that TPE proposes from the best of these:
-so the table is dense where every search ends up.
+the five documented trials, then configurations drawn at random, then some of these with other seeds, which tells how
+much is luck, then what TPE proposes from all of them: so the table is dense where every search ends up.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ TABLE: Final = Path(__file__).with_name("curves.csv")
 PARAMS: Final = ("optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler", *(
     "step_size", "gamma", "factor", "patience", "t_max"
 ))  # fmt: skip
+REPEATED: Final = 10_000  # index of the first repetition
 HEAD: Final = ("index", "drawn", *PARAMS, "seconds")  # seconds of an epoch, the median; then the losses by epoch
 
 
@@ -41,7 +42,7 @@ class Task:
     """One fit to record."""
 
     index: int
-    drawn: str  # paper, random or tpe
+    drawn: str  # paper, random, repeat or tpe
     flat: dict[str, Value]
     seed: int
     epochs: int
@@ -49,8 +50,9 @@ class Task:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--random", type=int, default=180, help="configurations drawn at random")
-    asked.add_argument("--tpe", type=int, default=130, help="configurations proposed by TPE")
+    asked.add_argument("--random", type=int, default=110, help="configurations drawn at random")
+    asked.add_argument("--tpe", type=int, default=195, help="configurations proposed by TPE")
+    asked.add_argument("--repeats", type=int, default=10, help="configurations trained with two more seeds")
     asked.add_argument("--processes", type=int, default=2, help="at the same time, of one thread each")
     asked.add_argument("--table", type=Path, default=TABLE)
     chosen = asked.parse_args()
@@ -58,10 +60,12 @@ def main() -> None:
     study = built_in("default")
     digits()  # made once, before several processes want them
     context = multiprocessing.get_context("spawn")
-    tasks = _tasks(study, chosen.table, chosen.random, chosen.tpe)
+    tasks = _tasks(study, chosen.table, chosen.random, chosen.tpe, chosen.repeats)
     with ProcessPoolExecutor(chosen.processes, mp_context=context) as pool:
         running: dict[Future[list[EpochReport]], Task] = {}
-        for task in track(tasks, total=5 + chosen.random + chosen.tpe, console=Console(stderr=True)):
+        for task in track(
+            tasks, total=5 + chosen.random + chosen.tpe + 2 * chosen.repeats, console=Console(stderr=True)
+        ):
             running[pool.submit(_train, task)] = task
             if len(running) == chosen.processes:
                 _take(running, chosen.table)
@@ -69,7 +73,7 @@ def main() -> None:
             _take(running, chosen.table)
 
 
-def _tasks(study: Declaration, table: Path, random: int, tpe: int) -> Iterator[Task]:
+def _tasks(study: Declaration, table: Path, random: int, tpe: int, repeats: int) -> Iterator[Task]:
     """Yield what is not in the table yet; each one is drawn when it is asked for, from what is there by then."""
     there = {int(row["index"]) for row in _rows(table)}
     for trial in paper_trials():
@@ -77,12 +81,27 @@ def _tasks(study: Declaration, table: Path, random: int, tpe: int) -> Iterator[T
             flat = paper_params(study, trial).to_flat()
             yield Task(trial.number - 1, "paper", flat, trial.seed, study.epochs)
     for index in range(5, 5 + random + tpe):
+        if index == 5 + random:
+            yield from _repeated(study, table, repeats, there)
         if index in there:
             continue
         drawn = "random" if index < 5 + random else "tpe"
         seed = stream_seed(study.seed, Stream.TRIAL, index)
         spec = fit_spec(study, _draw(study, table, index, drawn), seed=seed)
         yield Task(index, drawn, spec["params"], spec["seed"], spec["epochs"])
+
+
+def _repeated(study: Declaration, table: Path, repeats: int, there: set[int]) -> Iterator[Task]:
+    """Yield some of the better half of what was drawn at random, with other seeds."""
+    rows = [row for row in _rows(table) if row["drawn"] == "random"]
+    rows = sorted(rows, key=lambda row: min(losses_of(row), default=1.0))[: len(rows) // 2]
+    for place, row in enumerate(rows[:: max(1, len(rows) // repeats)][:repeats]):
+        for again in (0, 1):
+            index = REPEATED + 2 * place + again
+            if index not in there:
+                seed = stream_seed(study.seed, Stream.TRIAL, index)
+                spec = fit_spec(study, {**study.fixed, **params_of(row)}, seed=seed)
+                yield Task(index, "repeat", spec["params"], spec["seed"], spec["epochs"])
 
 
 def _draw(study: Declaration, table: Path, index: int, drawn: str) -> dict[str, Value]:

@@ -70,6 +70,11 @@ class Surrogate:
         return np.exp(noisy).tolist(), self._seconds[int(params["batch_size"])]
 
 
+def read_curves(table: Path = TABLE) -> list[list[float]]:
+    """Read the recorded losses by epoch; of what diverged, those before."""
+    return [[float(row[key]) for key in row if key.startswith("loss") and row[key]] for row in _read(table)]
+
+
 def _read(table: Path) -> list[dict[str, str]]:
     with table.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -82,9 +87,7 @@ def _curve(row: Mapping[str, str]) -> list[float]:
 
 def _features(params: Mapping[str, Any]) -> list[float]:
     scheduler = str(params["scheduler"])
-    branch = [
-        float(params[key]) if name == scheduler else -1.0 for name in SCHEDULERS for key in BRANCHES[name]
-    ]
+    branch = [float(params[key]) if name == scheduler else -1.0 for name in SCHEDULERS for key in BRANCHES[name]]
     return [
         math.log(float(params["lr"])),
         math.log(float(params["weight_decay"])),

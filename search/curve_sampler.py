@@ -1,0 +1,208 @@
+"""What to try next, from whole learning curves: a sampler that counts what paused and pruned trials have told.
+
+Not here: the model (fidelity_gp.py); which paused trial goes on (promotion.py); the sampler's options (options.py).
+
+References
+----------
+Jones, Schonlau, Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998: expected improvement.
+Ginsbourger et al., "Kriging Is Well-Suited to Parallelize Optimization", 2010: what runs is believed to end as
+foretold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr
+
+from mlc_core import OBJECTIVES, Objective
+from search.declaration import Declaration
+from search.encoding import Encoding, Flat
+from search.fidelity_gp import FidelityGp, Floats, Observations
+from search.promotion import cost_at, rung_epochs
+from search.scale import logarithm
+
+MOST: Final = 150  # trials that the model sees: the best ones, and the latest
+LATEST: Final = 50
+ANYWHERE: Final = 300  # candidates from the whole space
+NEAR: Final = 15  # and near each of the best, at each scale
+BEST: Final = 5
+SCALES: Final = (0.03, 0.1, 0.2)  # of the space
+REFIT_EVERY: Final = 3  # trials, once the model has seen FEW
+FEW: Final = 20
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one fit hands to the next."""
+
+    theta: Floats | None = None
+    fitted: int = -REFIT_EVERY  # trials that had told something when the parameters were last fitted
+
+
+class CurveSampler(BaseSampler):
+    """Expected improvement at full length, by a Gaussian process over configurations and epochs.
+
+    Parameters
+    ----------
+    declaration : Declaration
+        Of the study that it samples for.
+    memory : Memory
+        The next trial's sampler takes it over.
+    seed : int
+    startup : int
+        Trials drawn at random first.
+    """
+
+    def __init__(self, declaration: Declaration, memory: Memory, *, seed: int, startup: int) -> None:
+        self.memory = memory
+        self._declaration, self._startup = declaration, startup
+        self._encoding = Encoding.of(declaration)
+        self._rng, self._aside = np.random.default_rng(seed), RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self,
+        study: Study,  # noqa: ARG002 - as in BaseSampler
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """Name all parameters, those of every scheduler included."""
+        return self._encoding.distributions
+
+    def sample_relative(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002 - it is the encoding's
+    ) -> dict[str, Any]:
+        """Draw a whole configuration."""
+        others = [one for one in study._storage.get_all_trials(study._study_id, deepcopy=False)
+                  if one.number != trial.number]  # fmt: skip
+        told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
+        if len(told) < self._startup:
+            return self._encoding.draw(self._rng)
+        return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:  # noqa: ANN401 - as in BaseSampler
+        """Draw what the space does not have, as of a trial that somebody enqueued."""
+        return self._aside.sample_independent(study, trial, param_name, param_distribution)
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """What is believed of a study."""
+
+    encoding: Encoding
+    model: FidelityGp
+    last: int  # the level of whole trainings
+    trials: tuple[FrozenTrial, ...]
+    means: Floats  # of each trial at full length
+    deviations: Floats
+
+    @property
+    def best(self) -> float:
+        """The lowest value that any trial is believed to reach."""
+        return float(self.means.min())
+
+
+def believe(trials: Sequence[FrozenTrial], declaration: Declaration, encoding: Encoding, memory: Memory) -> Beliefs:
+    """Fit the model to what trials have told; at least one must have."""
+    epochs = levels(declaration)
+    chosen = _chosen(trials, declaration)
+    points = encoding.place(one.params for one in chosen)
+    seen = _observations(chosen, points, epochs, declaration)
+    told = sum(bool(one.intermediate_values) for one in trials)
+    refit = told < FEW or told - memory.fitted >= REFIT_EVERY
+    model = FidelityGp(encoding, len(epochs), seen, start=memory.theta, refit=refit)
+    memory.theta = model.theta
+    memory.fitted = told if refit else memory.fitted
+    last = len(epochs) - 1
+    running = [place for place, one in enumerate(chosen) if one.state == TrialState.RUNNING]
+    if running:
+        expected, _ = model.predict(points[running], last)
+        seen = Observations(
+            np.vstack([seen.points, points[running]]),
+            np.append(seen.levels, np.full(len(running), last)),
+            np.append(seen.values, expected),
+        )
+        model = FidelityGp(encoding, len(epochs), seen, start=model.theta, refit=False)
+    means, deviations = model.predict(points, last)
+    return Beliefs(encoding, model, last, tuple(chosen), means, deviations)
+
+
+def propose(beliefs: Beliefs, rng: np.random.Generator) -> Flat:
+    """Choose the configuration whose expected improvement on the best is the largest, among random candidates."""
+    best = np.argsort(beliefs.means)[:BEST]
+    candidates = [beliefs.encoding.draw(rng) for _ in range(ANYWHERE)]
+    candidates += [
+        beliefs.encoding.near(beliefs.trials[place].params, scale, rng)
+        for place in best
+        for scale in SCALES
+        for _ in range(NEAR)
+    ]
+    means, deviations = beliefs.model.predict(beliefs.encoding.place(candidates), beliefs.last)
+    return candidates[int(np.argmax(improvement(means, deviations, beliefs.best)))]
+
+
+def improvement(means: Floats, deviations: Floats, best: float) -> Floats:
+    """Expect by how much normally distributed values will be below the best."""
+    z = (best - means) / deviations
+    expected: Floats = deviations * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
+    return expected
+
+
+def levels(declaration: Declaration) -> list[int]:
+    """List the epochs at which trials are compared, the last one included."""
+    rungs = rung_epochs(declaration)
+    if not rungs:
+        rungs = sorted({max(1, declaration.epochs // 9), max(1, declaration.epochs // 3)})
+    return [*(epoch for epoch in rungs if epoch < declaration.epochs), declaration.epochs]
+
+
+def _chosen(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[FrozenTrial]:
+    told = [one for one in trials if one.params and (one.intermediate_values or one.state == TrialState.RUNNING)
+            and one.state != TrialState.FAIL]  # fmt: skip
+    if len(told) <= MOST:
+        return told
+    latest, earlier = told[-LATEST:], told[:-LATEST]
+    epochs = levels(declaration)
+    objective = declaration.objective
+
+    def place(one: FrozenTrial) -> tuple[int, float]:
+        return -sum((one.last_step or 0) >= epoch for epoch in epochs), _value(one, declaration.epochs, objective)
+
+    kept = sorted(earlier, key=place)[: MOST - LATEST]
+    return sorted((*kept, *latest), key=lambda one: one.number)
+
+
+def _observations(
+    trials: Sequence[FrozenTrial], points: NDArray[np.float64], epochs: Sequence[int], declaration: Declaration
+) -> Observations:
+    found = [
+        (place, level, _value(one, epoch, declaration.objective))
+        for place, one in enumerate(trials)
+        for level, epoch in enumerate(epochs)
+        if one.intermediate_values and (one.last_step or 0) >= epoch
+    ]
+    # What ended before the first level, or has no number there, is as bad as the worst.
+    found += [(place, 0, math.inf) for place, one in enumerate(trials)
+              if one.state.is_finished() and (one.last_step or 0) < epochs[0]]  # fmt: skip
+    places, of, values = (np.array(column) for column in zip(*found, strict=True))
+    finite = np.isfinite(values)
+    values[~finite] = values[finite].max() if finite.any() else 0.0
+    return Observations(points[places.astype(int)], of.astype(np.int64), values.astype(float))
+
+
+def _value(trial: FrozenTrial, epoch: int, objective: Objective) -> float:
+    """Give the best until an epoch on the model's scale; infinite where none is a number."""
+    return logarithm(cost_at(trial, epoch, 1.0 if OBJECTIVES[objective] == "minimize" else -1.0), objective)

@@ -1,0 +1,176 @@
+"""Configurations as points that a model can compare, and as what a sampler draws; the space with all of its branches.
+
+Not here: the declaration's syntax (declaration.py); models (fidelity_gp.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mlc_core import DEFAULTS, SchedulerName, Value
+from search.declaration import Choice, Declaration, Domain, Range
+
+MIDDLE: Final = 0.5  # where a configuration lies that does not have a parameter
+_WIDE: Final = 4.0  # ratio of a list's largest to its smallest number from which its logarithms are compared
+
+Flat = dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One parameter."""
+
+    key: str
+    domain: Domain
+    branch: SchedulerName | None  # of the scheduler whose parameter it is; None: every configuration has it
+
+    @property
+    def is_category(self) -> bool:
+        """Whether two values are the same or not, and never near."""
+        return isinstance(self.domain, Choice) and not _numbers(self.domain.values)
+
+    def place(self, value: Value) -> float:
+        """Put a value between 0 and 1, and a category at its number; a value of an earlier, narrower space outside."""
+        match self.domain:
+            case Choice(values=values) if self.is_category:
+                return float(values.index(value)) if value in values else -1.0
+            case Choice(values=values):
+                scale = _scale(values)
+                low, high = scale(min(cast("Sequence[float]", values))), scale(max(cast("Sequence[float]", values)))
+                return (scale(float(value)) - low) / ((high - low) or 1.0)
+            case Range(low=low, high=high, log=True):
+                return math.log(float(value) / low) / (math.log(high / low) or 1.0)
+            case Range(low=low, high=high):
+                return (float(value) - low) / ((high - low) or 1.0)
+
+    def value(self, place: float) -> Value:
+        """Find the value at a place between 0 and 1; of a list the nearest."""
+        match self.domain:
+            case Choice(values=values):
+                return min(values, key=lambda one: abs(self.place(one) - place))
+            case Range(low=low, high=high, log=log, step=step):
+                exact = low * (high / low) ** place if log else low + place * (high - low)
+                if isinstance(DEFAULTS[self.key], int):
+                    step = step or 1
+                if step is not None:
+                    exact = low + step * round((exact - low) / step)
+                exact = min(high, max(low, exact))
+                return int(exact) if isinstance(DEFAULTS[self.key], int) else exact
+
+    def draw(self, rng: np.random.Generator) -> Value:
+        """Draw any value, each as likely as Optuna's random sampler has it."""
+        if isinstance(self.domain, Choice):
+            return self.domain.values[int(rng.integers(len(self.domain.values)))]
+        if isinstance(DEFAULTS[self.key], int) and not self.domain.log:
+            low, high, step = int(self.domain.low), int(self.domain.high), int(self.domain.step or 1)
+            return low + step * int(rng.integers((high - low) // step + 1))
+        return self.value(float(rng.random()))
+
+    def near(self, value: Value, scale: float, rng: np.random.Generator) -> Value:
+        """Draw a value near another one: a step of about so much of the range, for a category now and then any."""
+        if self.is_category:
+            return self.draw(rng) if rng.random() < 2 * scale else value
+        if isinstance(self.domain, Choice):
+            order = sorted(self.domain.values, key=self.place)
+            at = order.index(value) if value in order else 0
+            return order[min(len(order) - 1, max(0, at + int(rng.integers(-1, 2))))]
+        return self.value(min(1.0, max(0.0, self.place(value) + scale * float(rng.normal()))))
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """Spell it as Optuna does."""
+        match self.domain:
+            case Choice(values=values):
+                return CategoricalDistribution(values)
+            case Range(low=low, high=high, log=log, step=step) if isinstance(DEFAULTS[self.key], int):
+                return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+            case Range(low=low, high=high, log=log, step=step):
+                return FloatDistribution(low, high, log=log, step=step)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A study's space, every branch included."""
+
+    columns: tuple[Column, ...]  # that of the scheduler, where the space has several, is the last of the common ones
+
+    @classmethod
+    def of(cls, declaration: Declaration) -> Encoding:
+        """List what a study's trials draw."""
+        common = [Column(key, domain, None) for key, domain in declaration.space.items()]
+        branches = [
+            Column(key, domain, name) for name, branch in declaration.branches.items() for key, domain in branch.items()
+        ]
+        return cls((*common, *branches))
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """All parameters as Optuna spells them."""
+        return {column.key: column.distribution for column in self.columns}
+
+    def place(self, configurations: Iterable[Mapping[str, Value]]) -> NDArray[np.float64]:
+        """Make a row of each configuration; where it has no value, another scheduler's, it lies in the middle."""
+        rows = [
+            [column.place(flat[column.key]) if column.key in flat else MIDDLE for column in self.columns]
+            for flat in configurations
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.columns))
+
+    def draw(self, rng: np.random.Generator) -> Flat:
+        """Draw a configuration anywhere in the space."""
+        drawn: Flat = {column.key: column.draw(rng) for column in self.columns if column.branch is None}
+        return drawn | {column.key: column.draw(rng) for column in self._branch_of(drawn)}
+
+    def near(self, flat: Mapping[str, Value], scale: float, rng: np.random.Generator) -> Flat:
+        """Draw a configuration near another one; of another scheduler, its own parameters are drawn anywhere."""
+        drawn: Flat = {}
+        for column in self.columns:
+            if column.branch is None:
+                known = flat.get(column.key)
+                stay = known is not None and rng.random() < 0.4
+                drawn[column.key] = (
+                    column.draw(rng) if known is None else known if stay else column.near(known, scale, rng)
+                )
+        for column in self._branch_of(drawn):
+            known = flat.get(column.key)
+            drawn[column.key] = column.draw(rng) if known is None else column.near(known, scale, rng)
+        return drawn
+
+    def distances(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Square the distance of each row to each other one, by column.
+
+        Parameters
+        ----------
+        first, second : array, (n, columns) and (m, columns)
+
+        Returns
+        -------
+        array, (columns, n, m)
+            Of a category 1 where the two differ. Every configuration lies somewhere in each column, so that these are
+            distances in one space, as a kernel needs them.
+        """
+        apart = np.empty((len(self.columns), len(first), len(second)))
+        for place, column in enumerate(self.columns):
+            between = first[:, place, None] - second[None, :, place]
+            apart[place] = between != 0 if column.is_category else between**2
+        return apart
+
+    def _branch_of(self, drawn: Mapping[str, Value]) -> list[Column]:
+        return [column for column in self.columns if column.branch is not None and column.branch == drawn["scheduler"]]
+
+
+def _numbers(values: Sequence[Value]) -> bool:
+    return len(values) > 2 and not any(isinstance(value, str) for value in values)
+
+
+def _scale(values: Sequence[Value]) -> Callable[[float], float]:
+    numbers = cast("Sequence[float]", values)
+    wide = min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE
+    return math.log if wide else float
