@@ -39,8 +39,10 @@ from mlc_core.params import (
     StemName,
     Step,
     Value,
+    without_effect,
 )
 from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch, best_epoch, cost
+from mlc_core.schedule import lr_factors
 from mlc_core.seeds import Stream, stream_seed
 
 if TYPE_CHECKING:  # the checker sees the real signatures
@@ -197,6 +199,7 @@ __all__ = [
     "keep",
     "load_dataset",
     "load_model",
+    "lr_factors",
     "multilabel_confusion",
     "one_for_all",
     "oom_kills",
@@ -213,6 +216,7 @@ __all__ = [
     "stream_seed",
     "tune",
     "tune_with_evidence",
+    "without_effect",
     "write_atomically",
     "write_onnx",
     "write_picture",

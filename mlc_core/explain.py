@@ -34,6 +34,7 @@ SHOWN: Final = 320  # pixels of a picture's longer side
 GAP: Final = 12  # pixels around a picture
 LETTERS: Final = 18  # pixels
 COLUMNS: Final = 4  # pictures side by side
+_NAMED: Final = 30  # classes that an error lists
 HEAT: Final = 0.6  # of the colour, the rest is the picture in grey
 
 # Inferno (van der Walt & Smith 2015, matplotlib, CC0) at ten even steps: lightness rises all the way, so that it is
@@ -102,7 +103,10 @@ def heat_maps(model: Model, image: Path | str, *, labels: Sequence[str] | None =
     """
     for label in labels or ():
         if label not in model.classes:
-            raise BadParams("label", label, "a class of this model", did_you_mean(label, model.classes))
+            named = ", ".join(model.classes[:_NAMED])
+            further = f" and {len(model.classes) - _NAMED} more" if len(model.classes) > _NAMED else ""
+            allowed = f"a class of this model, one of {named}{further}"
+            raise BadParams("label", label, allowed, did_you_mean(label, model.classes))
     if model.predictor is None:
         raise BadModel("A heat map needs gradients, which ONNX does not have. Load the model with runtime='torch'.")
     try:

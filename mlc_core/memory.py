@@ -6,14 +6,15 @@ Not here: how much a training takes (pace.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
+
+from mlc_core.machine import CGROUPS, PROC, control_groups
 
 _NO_LIMIT: Final = 2**60  # bytes; version 1 writes nearly 2**63 for none
 
 
-def free_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def free_memory(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Count the bytes that are neither in use nor beyond the limit of a control group that this process is in.
 
     Parameters
@@ -26,7 +27,7 @@ def free_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgr
     Linux's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. What a group counts as used holds files
     that were read; those not in use are given up before anything else, so they count as free.
     """
-    free = [_room(group) for group in _groups(proc, cgroups)]
+    free = [_room(group) for group in control_groups("memory", proc=proc, cgroups=cgroups)]
     try:
         lines = (proc / "meminfo").read_text().splitlines()
         free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
@@ -35,7 +36,7 @@ def free_memory(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgr
     return min(free)
 
 
-def oom_kills(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def oom_kills(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Count the processes that the kernel has killed for want of memory, as far as it tells this process.
 
     Notes
@@ -44,7 +45,8 @@ def oom_kills(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
     vmstat: of the groups that this process is in, and of the whole machine.
     """
     files = [proc / "vmstat"]
-    files += [group / name for group in _groups(proc, cgroups) for name in ("memory.events", "memory.oom_control")]
+    groups = control_groups("memory", proc=proc, cgroups=cgroups)
+    files += [group / name for group in groups for name in ("memory.events", "memory.oom_control")]
     return sum(_oom_kills(file) for file in files)
 
 
@@ -54,21 +56,6 @@ def _oom_kills(file: Path) -> int:
     except (OSError, ValueError):
         return 0
     return int(rows.get("oom_kill", 0))
-
-
-def _groups(proc: Path, cgroups: Path) -> Iterator[Path]:
-    """List the folders of this process's groups and of those around them, of both versions."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = cgroups / "memory" if controllers else cgroups
-        inside = PurePosixPath(name.lstrip("/"))  # of a container: a path that is not there, around it the root
-        yield from (root / one for one in (inside, *inside.parents))
 
 
 def _room(group: Path) -> int:

@@ -5,7 +5,7 @@ Not here: how a parameter acts (optimize.py, model.py, loss.py, data/augment.py,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Final, Literal, assert_never, cast, get_args
 
@@ -231,3 +231,19 @@ DEFAULTS: Final[Flat] = Params().to_flat() | {
     f.name: getattr(kind(), f.name) for kind in SCHEDULER_OF.values() for f in fields(kind)
 }
 KEYS: Final[tuple[str, ...]] = tuple(DEFAULTS)
+LOSS_OF: Final[dict[str, LossName]] = {  # whose parameter it is
+    "pos_weight_power": "weighted",
+    "focal_gamma": "focal",
+    "asymmetric_gamma_pos": "asymmetric",
+    "asymmetric_gamma_neg": "asymmetric",
+    "asymmetric_clip": "asymmetric",
+}
+
+
+def without_effect(keys: Iterable[str], losses: Collection[Value]) -> list[str]:
+    """Say of each parameter that belongs to none of these losses that it changes nothing, a sentence each."""
+    return [
+        f"{key} has no effect: it belongs to loss = {LOSS_OF[key]}, and the loss is {' or '.join(map(str, losses))}."
+        for key in keys
+        if key in LOSS_OF and LOSS_OF[key] not in losses
+    ]

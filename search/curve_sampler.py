@@ -5,8 +5,7 @@ Not here: the model (fidelity_gp.py); which paused trial goes on (promotion.py);
 References
 ----------
 Jones, Schonlau, Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998: expected improvement.
-Ginsbourger et al., "Kriging Is Well-Suited to Parallelize Optimization", 2010: what runs is believed to end as
-foretold.
+Gonzalez et al., "Batch Bayesian Optimization via Local Penalization", 2016: less is expected near what runs.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
@@ -27,7 +26,7 @@ from scipy.special import ndtr
 from mlc_core import OBJECTIVES, Objective
 from search.declaration import Declaration
 from search.encoding import Encoding, Flat
-from search.fidelity_gp import FidelityGp, Floats, Observations
+from search.fidelity_gp import FidelityGp, Floats, Level, distances
 from search.promotion import cost_at, rung_epochs
 from search.scale import logarithm
 
@@ -37,16 +36,14 @@ ANYWHERE: Final = 300  # candidates from the whole space
 NEAR: Final = 15  # and near each of the best, at each scale
 BEST: Final = 5
 SCALES: Final = (0.03, 0.1, 0.2)  # of the space
-REFIT_EVERY: Final = 3  # trials, once the model has seen FEW
-FEW: Final = 20
+RESERVED: Final = 0.02  # squared distance within which a trial that runs is alone
 
 
 @dataclass(slots=True)
 class Memory:
     """What one fit hands to the next."""
 
-    theta: Floats | None = None
-    fitted: int = -REFIT_EVERY  # trials that had told something when the parameters were last fitted
+    thetas: Sequence[Floats] = ()
 
 
 class CurveSampler(BaseSampler):
@@ -103,46 +100,41 @@ class Beliefs:
     """What is believed of a study."""
 
     encoding: Encoding
+    epochs: Sequence[int]  # of the levels, the last one a whole training
     model: FidelityGp
-    last: int  # the level of whole trainings
-    trials: tuple[FrozenTrial, ...]
-    means: Floats  # of each trial at full length
+    trials: Sequence[FrozenTrial]  # that the model has seen, or that run
+    means: Floats  # of each trial at its end
     deviations: Floats
 
-    @property
-    def best(self) -> float:
-        """The lowest value that any trial is believed to reach."""
-        return float(self.means.min())
+    def foretell(self, configurations: Sequence[Flat]) -> tuple[Floats, Floats]:
+        """Foretell how configurations would end that nobody has tried: means and deviations."""
+        points = [self.encoding.features(configurations, epoch) for epoch in self.epochs]
+        unknown = np.full(len(configurations), math.nan)
+        return self.model.predict(points, [unknown] * len(self.epochs))
 
 
 def believe(trials: Sequence[FrozenTrial], declaration: Declaration, encoding: Encoding, memory: Memory) -> Beliefs:
     """Fit the model to what trials have told; at least one must have."""
-    epochs = levels(declaration)
-    chosen = _chosen(trials, declaration)
-    points = encoding.place(one.params for one in chosen)
-    seen = _observations(chosen, points, epochs, declaration)
-    told = sum(bool(one.intermediate_values) for one in trials)
-    refit = told < FEW or told - memory.fitted >= REFIT_EVERY
-    model = FidelityGp(encoding, len(epochs), seen, start=memory.theta, refit=refit)
-    memory.theta = model.theta
-    memory.fitted = told if refit else memory.fitted
-    last = len(epochs) - 1
-    running = [place for place, one in enumerate(chosen) if one.state == TrialState.RUNNING]
-    if running:
-        expected, _ = model.predict(points[running], last)
-        seen = Observations(
-            np.vstack([seen.points, points[running]]),
-            np.append(seen.levels, np.full(len(running), last)),
-            np.append(seen.values, expected),
-        )
-        model = FidelityGp(encoding, len(epochs), seen, start=model.theta, refit=False)
-    means, deviations = model.predict(points, last)
-    return Beliefs(encoding, model, last, tuple(chosen), means, deviations)
+    epochs, chosen = levels(declaration), _chosen(trials, declaration)
+    points = [encoding.features([one.params for one in chosen], epoch) for epoch in epochs]
+    known = _known(chosen, epochs, declaration)
+    seen = []
+    for place, values in enumerate(known):
+        there = ~np.isnan(values)
+        below = known[place - 1][there] if place else np.zeros(int(there.sum()))
+        seen.append(Level(points[place][there], values[there], below))
+    model = FidelityGp(seen, encoding.categories, ratios=_ratios(epochs), start=memory.thetas)
+    memory.thetas = model.thetas
+    means, deviations = model.predict(points, known)
+    return Beliefs(encoding, epochs, model, chosen, means, deviations)
 
 
 def propose(beliefs: Beliefs, rng: np.random.Generator) -> Flat:
-    """Choose the configuration whose expected improvement on the best is the largest, among random candidates."""
-    best = np.argsort(beliefs.means)[:BEST]
+    """Choose the configuration whose expected improvement on the best is the largest, among random candidates.
+
+    Near one that runs, where soon more will be known, less is expected.
+    """
+    best = np.argsort(beliefs.means, kind="stable")[:BEST]
     candidates = [beliefs.encoding.draw(rng) for _ in range(ANYWHERE)]
     candidates += [
         beliefs.encoding.near(beliefs.trials[place].params, scale, rng)
@@ -150,8 +142,15 @@ def propose(beliefs: Beliefs, rng: np.random.Generator) -> Flat:
         for scale in SCALES
         for _ in range(NEAR)
     ]
-    means, deviations = beliefs.model.predict(beliefs.encoding.place(candidates), beliefs.last)
-    return candidates[int(np.argmax(improvement(means, deviations, beliefs.best)))]
+    means, deviations = beliefs.foretell(candidates)
+    expected = improvement(means, deviations, float(beliefs.means.min()))
+    running = [one.params for one in beliefs.trials if one.state == TrialState.RUNNING]
+    if running:
+        last = beliefs.epochs[-1]
+        there, here = beliefs.encoding.features(running, last), beliefs.encoding.features(candidates, last)
+        nearest = distances(here, there, beliefs.encoding.categories).sum(axis=0).min(axis=1)
+        expected = expected * (1.0 - np.exp(-nearest / RESERVED))
+    return candidates[int(np.argmax(expected))]
 
 
 def improvement(means: Floats, deviations: Floats, best: float) -> Floats:
@@ -185,22 +184,26 @@ def _chosen(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[Fro
     return sorted((*kept, *latest), key=lambda one: one.number)
 
 
-def _observations(
-    trials: Sequence[FrozenTrial], points: NDArray[np.float64], epochs: Sequence[int], declaration: Declaration
-) -> Observations:
-    found = [
-        (place, level, _value(one, epoch, declaration.objective))
-        for place, one in enumerate(trials)
-        for level, epoch in enumerate(epochs)
-        if one.intermediate_values and (one.last_step or 0) >= epoch
-    ]
+def _known(trials: Sequence[FrozenTrial], epochs: Sequence[int], declaration: Declaration) -> list[Floats]:
+    """List the trials' values at each level; NaN where they have not come as far."""
+    known = [
+        np.array([_value(one, epoch, declaration.objective) if (one.last_step or 0) >= epoch else math.nan
+                  for one in trials])
+        for epoch in epochs
+    ]  # fmt: skip
+    lowest = known[0]
     # What ended before the first level, or has no number there, is as bad as the worst.
-    found += [(place, 0, math.inf) for place, one in enumerate(trials)
-              if one.state.is_finished() and (one.last_step or 0) < epochs[0]]  # fmt: skip
-    places, of, values = (np.array(column) for column in zip(*found, strict=True))
-    finite = np.isfinite(values)
-    values[~finite] = values[finite].max() if finite.any() else 0.0
-    return Observations(points[places.astype(int)], of.astype(np.int64), values.astype(float))
+    for place, one in enumerate(trials):
+        if one.state.is_finished() and math.isnan(lowest[place]):
+            lowest[place] = math.inf
+    for values in known:
+        numbers = values[np.isfinite(values)]
+        values[np.isinf(values)] = numbers.max() if len(numbers) else 0.0
+    return known
+
+
+def _ratios(epochs: Sequence[int]) -> list[float]:
+    return [1.0, *(above / below for below, above in pairwise(epochs))]
 
 
 def _value(trial: FrozenTrial, epoch: int, objective: Objective) -> float:

@@ -28,6 +28,7 @@ from mlc_core import (
     Value,
     did_you_mean,
 )
+from mlc_core import without_effect as of_other_losses
 from search.errors import BadDeclaration
 from search.options import PRUNERS, SAMPLERS, Pruner, Sampler, Tpe
 
@@ -188,15 +189,24 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     )
 
 
+def without_effect(declared: Declaration) -> list[str]:
+    """Say which of its parameters change nothing, because no trial trains with the loss that they belong to."""
+    losses = declared.space.get("loss")
+    drawn = losses.values if isinstance(losses, Choice) else (declared.fixed.get("loss", DEFAULTS["loss"]),)
+    return of_other_losses((*declared.space, *declared.fixed), drawn)
+
+
 def differences(before: Declaration, now: Declaration) -> list[str]:
     """One line for each key that differs, as ``space.lr.high: 0.01, now 0.1``; the name does not count."""
     old, new = _flatten(before.to_table()), _flatten(now.to_table())
     keys = [*old, *(key for key in new if key not in old)]
     absent = "absent"
+    tables = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
+    said = {key for key in keys if key in tables and {} in (old.get(key), new.get(key))}  # by what they hold elsewhere
     return [
         f"{key}: {old.get(key, absent)}, now {new.get(key, absent)}"
         for key in keys
-        if key != "name" and old.get(key, absent) != new.get(key, absent)
+        if key not in ("name", *said) and old.get(key, absent) != new.get(key, absent)
     ]
 
 

@@ -5,6 +5,7 @@ Not here: what moves while a search runs (progress.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
 from search.confirm import Verdict
+from search.convergence import CONFIDENCE, Bound
+from search.forecast import LEVEL, Forecast
 from search.promotion import Rung
 from search.views import Comparison, Counts, TrialRow
 
@@ -112,6 +115,35 @@ def failures_table(rows: Sequence[TrialRow]) -> Table:
 def best_line(row: TrialRow) -> str:
     """Name the best trial."""
     return f"Best {NAMES[row.objective]}: {number(row.value)}, trial {row.number}"
+
+
+def forecast_line(coming: Forecast) -> str:
+    """Say what the next trials will bring."""
+    about = "" if coming.seconds is None else f", about {_roughly(coming.seconds)}"
+    return (
+        f"Expected gain of the next {coming.trials} trials: {_gain(coming.gain)} "
+        f"({LEVEL:.0%} interval {_gain(coming.low)} to {_gain(coming.high)}){about}"
+    ).replace("%", " %", 1)
+
+
+def bound_line(bound: Bound) -> str:
+    """Say what can still be gained, and what that is to be compared with."""
+    source = "between seeds" if bound.noise.source == "seeds" else "of the best trials' last epochs"
+    compared = "less than" if bound.converged else "not less than"
+    return (
+        f"{bound.trials} more trials would gain at most {_gain(bound.regret)} (with {CONFIDENCE:.0%} confidence), "
+        f"{compared} the noise {source}, {_gain(bound.noise.deviation)}."
+    ).replace("%", " %", 1)
+
+
+def _gain(value: float) -> str:
+    return "0" if value < 5e-7 else f"{value:.2g}"
+
+
+def _roughly(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def params_table(row: TrialRow, fixed: Mapping[str, Value]) -> Table:

@@ -1,23 +1,33 @@
 """Configurations as points that a model can compare, and as what a sampler draws; the space with all of its branches.
 
 Not here: the declaration's syntax (declaration.py); models (fidelity_gp.py).
+
+References
+----------
+Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022: what Adam does depends
+on the learning rate over the square root of the batch size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
-from mlc_core import DEFAULTS, SchedulerName, Value
+from mlc_core import DEFAULTS, SCHEDULER_OF, SchedulerName, Value, lr_factors
 from search.declaration import Choice, Declaration, Domain, Range
+from search.space import distribution
 
 MIDDLE: Final = 0.5  # where a configuration lies that does not have a parameter
+_FORETOLD: Final = frozenset({"step_size", "gamma", "t_max"})  # parameters that the learning rate tells of
+_OF_SCHEDULE: Final = 3  # features that the learning rate has
+_FADED: Final = 1e-4  # share of the learning rate below which nothing is learned any more
+_DECADES: Final = math.log(1e3)  # of learning rates that are one apart
 _WIDE: Final = 4.0  # ratio of a list's largest to its smallest number from which its logarithms are compared
 
 Flat = dict[str, Value]
@@ -83,23 +93,13 @@ class Column:
             return order[min(len(order) - 1, max(0, at + int(rng.integers(-1, 2))))]
         return self.value(min(1.0, max(0.0, self.place(value) + scale * float(rng.normal()))))
 
-    @property
-    def distribution(self) -> BaseDistribution:
-        """Spell it as Optuna does."""
-        match self.domain:
-            case Choice(values=values):
-                return CategoricalDistribution(values)
-            case Range(low=low, high=high, log=log, step=step) if isinstance(DEFAULTS[self.key], int):
-                return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-            case Range(low=low, high=high, log=log, step=step):
-                return FloatDistribution(low, high, log=log, step=step)
-
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """A study's space, every branch included."""
 
-    columns: tuple[Column, ...]  # that of the scheduler, where the space has several, is the last of the common ones
+    columns: tuple[Column, ...]
+    fixed: Mapping[str, Value]  # what no trial draws
 
     @classmethod
     def of(cls, declaration: Declaration) -> Encoding:
@@ -108,20 +108,41 @@ class Encoding:
         branches = [
             Column(key, domain, name) for name, branch in declaration.branches.items() for key, domain in branch.items()
         ]
-        return cls((*common, *branches))
+        return cls((*common, *branches), {**DEFAULTS, **declaration.fixed})
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """All parameters as Optuna spells them."""
-        return {column.key: column.distribution for column in self.columns}
+        return {column.key: distribution(column.key, column.domain) for column in self.columns}
 
-    def place(self, configurations: Iterable[Mapping[str, Value]]) -> NDArray[np.float64]:
-        """Make a row of each configuration; where it has no value, another scheduler's, it lies in the middle."""
-        rows = [
-            [column.place(flat[column.key]) if column.key in flat else MIDDLE for column in self.columns]
+    @property
+    def categories(self) -> NDArray[np.bool_]:
+        """Which features of `features` are the same or not, and never near."""
+        own = [column.is_category for column in self._compared]
+        return np.array([*own, *([False] * _OF_SCHEDULE)])
+
+    def features(self, configurations: Sequence[Mapping[str, Value]], epoch: int) -> NDArray[np.float64]:
+        """Make what a model compares of configurations that have trained until an epoch.
+
+        What the scheduler makes of the learning rate until then stands for the scheduler's own parameters, so that
+        one model is told by all schedulers together; those of a plateau, which the losses decide about, stay.
+
+        Parameters
+        ----------
+        configurations : sequence of mapping
+            Flat, with what the study fixes.
+
+        Returns
+        -------
+        array, (n, features)
+            Where a configuration has no value, another scheduler's, it lies in the middle.
+        """
+        places = [
+            [column.place(flat[column.key]) if column.key in flat else MIDDLE for column in self._compared]
             for flat in configurations
         ]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.columns))
+        made = [_of_schedule({**self.fixed, **flat}, epoch) for flat in configurations]
+        return np.array([[*one, *more] for one, more in zip(places, made, strict=True)], dtype=np.float64)
 
     def draw(self, rng: np.random.Generator) -> Flat:
         """Draw a configuration anywhere in the space."""
@@ -143,27 +164,24 @@ class Encoding:
             drawn[column.key] = column.draw(rng) if known is None else column.near(known, scale, rng)
         return drawn
 
-    def distances(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Square the distance of each row to each other one, by column.
-
-        Parameters
-        ----------
-        first, second : array, (n, columns) and (m, columns)
-
-        Returns
-        -------
-        array, (columns, n, m)
-            Of a category 1 where the two differ. Every configuration lies somewhere in each column, so that these are
-            distances in one space, as a kernel needs them.
-        """
-        apart = np.empty((len(self.columns), len(first), len(second)))
-        for place, column in enumerate(self.columns):
-            between = first[:, place, None] - second[None, :, place]
-            apart[place] = between != 0 if column.is_category else between**2
-        return apart
+    @property
+    def _compared(self) -> list[Column]:
+        return [column for column in self.columns if column.key not in _FORETOLD]
 
     def _branch_of(self, drawn: Mapping[str, Value]) -> list[Column]:
         return [column for column in self.columns if column.branch is not None and column.branch == drawn["scheduler"]]
+
+
+def _of_schedule(flat: Mapping[str, Value], epoch: int) -> list[float]:
+    """Describe the learning rate until an epoch: its mean, what it came to, and what it is to a batch of this size."""
+    scheduler = cast("SchedulerName", flat["scheduler"])
+    kind: Any = SCHEDULER_OF[scheduler]  # each takes its own, of other types
+    factors = lr_factors(kind(**{field.name: flat[field.name] for field in fields(kind)}), epoch)
+    late = factors[-max(1, epoch // 3) :]
+    lr = math.log(cast("float", flat["lr"]))
+    mean, end = (math.log(max(_FADED, sum(some) / len(some))) for some in (factors, late))
+    per_batch = lr - 0.5 * math.log(cast("float", flat["batch_size"]))
+    return [(lr + mean) / _DECADES, (lr + end) / _DECADES, per_batch / _DECADES]
 
 
 def _numbers(values: Sequence[Value]) -> bool:

@@ -5,10 +5,12 @@
     MlcError                   exit code 2 unless said otherwise
     └── SearchError
         ├── StorageDown        the database cannot be reached or opened; exit code 1
+        │   └── NothingStarted no search has been started in it; exit code 2
         ├── BadStorage         the URL of the database cannot be used
         ├── StudyNotFound      no study of that name
         ├── TrialNotFound      no trial of that number
         ├── StudyBusy          trials of the study run
+        ├── NoRun              no run of the study is under way
         ├── StudyChanged       the study was started with another declaration
         ├── DataChanged        the study was started with other data
         ├── CodeChanged        workers of other versions are at work
@@ -45,6 +47,12 @@ class StorageDown(SearchError):
     def __init__(self, url: str, reason: str, hint: str) -> None:
         super().__init__(f"Cannot use the database {url}: {reason}. {hint}")
         self.url, self.reason = url, reason
+
+
+class NothingStarted(StorageDown):
+    """No search has been started in the database, or its file is not there: often another was meant."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class BadStorage(SearchError):
@@ -91,6 +99,13 @@ class StudyBusy(SearchError):
         super().__init__(f"Study {study!r} has {running} running trials. Stop its workers first, or pass --force.")
 
 
+class NoRun(SearchError):
+    """No run of the study is under way, so that none can be changed."""
+
+    def __init__(self, study: str) -> None:
+        super().__init__(f"No run of study {study!r} is under way. Start one with mlc-search run.")
+
+
 class StudyChanged(SearchError):
     """The study was started with another declaration.
 
@@ -105,7 +120,8 @@ class StudyChanged(SearchError):
         lines = "".join(f"\n  {difference}" for difference in self.differences)
         super().__init__(
             f"Study {study!r} was started with another declaration:{lines}\n"
-            'Go on by --study NAME alone or the same values, or name this one otherwise: name = "..." in its file.'
+            "Go on by --study NAME alone or the same values; let it grow by mlc-search run --study FILE --extend; or "
+            'name this one otherwise: name = "..." in its file.'
         )
 
 

@@ -40,15 +40,15 @@ from search.tables import (
     put_back,
     states,
 )
-from search.trials import Trials
+from search.trials import PAUSED, Trials
 
 FAILURE: Final = "failure"  # user attribute of a trial: why it failed or was lost, oldest first
-PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 OUT_OF_MEMORY: Final = "out of memory"  # in the reason of a trial whose worker the kernel killed for it
 _REASONS: Final = 10  # how many of them are kept
 _REASON_LENGTH: Final = 2000  # characters of each
 CODE: Final = "mlc:code"  # study attribute: the versions by which its trials are trained
 GRACE: Final = 120.0  # seconds of silence after which a worker is taken to be dead
+UNLIMITED: Final = 1_000_000  # trials of a budget that something else is to end
 LOSSES: Final = 10  # workers in a row that a trial may take with it, without a new report, before it is given up
 
 _T = TypeVar("_T")
@@ -663,7 +663,7 @@ class Ledger:
         return Done()
 
     def _adopt(self, session: Session, budget_id: int, room: int) -> int:
-        """Take over paused trials of budgets that were closed before they could be promoted, those farthest on first."""
+        """Take over paused trials of budgets that were closed before, those farthest on first."""
         closed = select(BUDGETS.c.budget_id).where(BUDGETS.c.study_id == self._study_id, BUDGETS.c.closed)
         orphans = select(CLAIMS.c.trial_id).where(CLAIMS.c.paused_at.is_not(None), CLAIMS.c.budget_id.in_(closed))
         orphans = orphans.order_by(CLAIMS.c.paused_at.desc(), CLAIMS.c.trial_id).limit(max(0, room))

@@ -32,7 +32,7 @@ from mlc_core import (
 from search.artifacts import fetch, store
 from search.extrapolation import forecast
 from search.layout import shape_of
-from search.ledger import FAILURE, OUT_OF_MEMORY, PAUSED, Claim, ask
+from search.ledger import FAILURE, OUT_OF_MEMORY, Claim, ask
 from search.notes import leave, picture
 from search.options import Promote
 from search.promotion import goes_on, rung_epochs
@@ -52,7 +52,7 @@ from search.study import (
     Study,
     fit_spec,
 )
-from search.trials import together
+from search.trials import PAUSED, together
 
 log = logging.getLogger(__name__)
 

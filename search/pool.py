@@ -1,4 +1,4 @@
-"""Worker processes on this machine: started, watched, replaced when they die, stopped when asked.
+"""Worker processes on this machine: started, watched, replaced when they die, more or fewer or stopped when asked.
 
 Not here: what a worker does (worker.py); what is drawn meanwhile (progress.py).
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -31,6 +31,7 @@ from search.worker import PATIENCE, worker_name
 POLL_SECONDS: Final = 0.25  # between two looks at the workers
 DEATHS: Final = 12  # workers that may die in a row, with no trial finished meanwhile, before a search is given up
 LONGEST_PAUSE: Final = 30.0  # seconds before a worker is replaced; each death in a row doubles them
+ORDERS_SECONDS: Final = 1.0  # between two questions how many workers there are to be
 AGAIN: Final = 60.0  # seconds in which what one worker says is not repeated by another
 
 _WORTH_SAYING: Final = re.compile(r"^(?:WARNING|ERROR) (?:search|mlc_core)\.[\w.]+: (.+)$", re.MULTILINE)
@@ -52,6 +53,7 @@ class _Child:
     log: IO[bytes]
     place: int  # among those that work at once
     heard: int = 0  # bytes of its log
+    leaving: bool = False  # it was asked to end, and none is to come in its place
 
 
 @dataclass(slots=True)
@@ -81,11 +83,14 @@ class Pool:
     source: Source | None = None
     patience: float = PATIENCE
     say: Say = lambda _line: None
+    over: bool = False  # set by whoever watches, it ends the work as a stop does
+    _wanted: int = 0  # workers
     _children: list[_Child] = field(default_factory=list)
     _vacant: list[tuple[float, int]] = field(default_factory=list)  # when to fill which place again
     _deaths: int = 0
     _finished: int = 0  # trials of the budget, when last a worker died
     _beat_at: float = 0.0
+    _ordered_at: float = 0.0
     _oom_kills: int = field(default_factory=oom_kills)  # that the kernel has counted
     _said: dict[str, float] = field(default_factory=dict)  # when which line was said
     _gpus: tuple[str, ...] = field(default_factory=gpus)
@@ -94,7 +99,8 @@ class Pool:
         """Work on the budget until it is done, the stop is asked, or the time is up.
 
         Asked a second time, the workers are killed; what they had not finished goes back to the queue. With no
-        worker here, those elsewhere are waited for.
+        worker here, those elsewhere are waited for. Meanwhile `Ledger.resize_budget` says how many workers there are
+        to be.
 
         Returns
         -------
@@ -107,18 +113,32 @@ class Pool:
             With what the last one printed; the others were stopped.
         """
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+        self._wanted = workers
         try:
             for place in range(workers if not stop.asked else 0):
                 self._start(place)
-            while self._busy(workers) and not stop.asked and time.monotonic() < deadline:
+            while self._busy(workers) and not (stop.asked or self.over) and time.monotonic() < deadline:
                 watch()
                 stop.wait(POLL_SECONDS)
                 self._look()
                 if workers:
                     self._beat()
+                    self._obey()
             return time.monotonic() >= deadline
         finally:
             self._end()
+
+    @property
+    def at_work(self) -> int:
+        """How many workers there are, those that are about to end included."""
+        return len(self._children)
+
+    def let_go(self, names: Collection[str]) -> None:
+        """End these workers in order, without another in their place; what they run goes back to the queue."""
+        for child in self._children:
+            if child.name in names and not child.leaving:
+                child.leaving = True
+                child.process.send_signal(signal.SIGTERM)
 
     def _busy(self, workers: int) -> bool:
         if workers:
@@ -150,6 +170,9 @@ class Pool:
             said = self._bury(child)
             if code == 0:
                 continue
+            if child.leaving:  # before it could hear that it should
+                self.study.ledger.give_back([child.name])
+                continue
             self.study.ledger.give_back([child.name], why=self._why(code))
             finished = self.study.ledger.remaining(self.budget_id).finished
             self._deaths = 1 if finished > self._finished else self._deaths + 1
@@ -161,6 +184,21 @@ class Pool:
             if time.monotonic() >= when:
                 self._vacant.remove((when, place))
                 self._start(place)
+
+    def _obey(self) -> None:
+        """Have as many workers as somebody asked for meanwhile."""
+        if time.monotonic() - self._ordered_at < ORDERS_SECONDS:
+            return
+        self._ordered_at = time.monotonic()
+        wanted = wanted_workers(self.study, self.budget_id)
+        if wanted is None or wanted == self._wanted:
+            return
+        if wanted < self._wanted:
+            self._vacant = [(when, place) for when, place in self._vacant if place < wanted]
+            self.let_go([child.name for child in self._children if child.place >= wanted])
+        else:
+            self._vacant += [(time.monotonic(), place) for place in range(self._wanted, wanted)]
+        self._wanted = wanted
 
     def _why(self, code: int) -> str:
         before, self._oom_kills = self._oom_kills, oom_kills()
@@ -219,6 +257,11 @@ def arguments(study: Study, budget_id: int, name: str, patience: float, source: 
         told += ["--skip-bad"] * source.skip_bad
         told += ["--corrections", str(source.corrections.absolute())] if source.corrections else []
     return told
+
+
+def wanted_workers(study: Study, budget_id: int) -> int | None:
+    """Read how many workers somebody wants an open budget's run to have; None where nobody said so."""
+    return next((one.workers for one in study.ledger.budgets() if one.budget_id == budget_id), None)
 
 
 def cause(code: int) -> str:

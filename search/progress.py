@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.drawing import duration, finished_line, kind, number, settings
+from search.ledger import UNLIMITED
 from search.study import Study
 from search.views import TrialRow, leaderboard, trial_rows
 
@@ -57,6 +58,10 @@ class Progress:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self.look()
 
+    def say(self, line: str) -> None:
+        """Show a line above whatever moves."""
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
     def look(self) -> None:
         """Read the study and draw what is new."""
         rows = trial_rows(self._study)
@@ -72,21 +77,21 @@ class Progress:
     def _picture(self, rows: list[TrialRow]) -> RenderableType:
         budget = self._study.ledger.remaining(self._budget_id)
         elapsed = time.monotonic() - self._started
-        best = next(iter(leaderboard(rows)), None)
+        best, counted = next(iter(leaderboard(rows)), None), budget.asked != UNLIMITED
         head = Text.assemble(
             ("Study ", "dim"),
             (self._study.name, "bold"),
-            f"  {budget.finished}/{budget.asked} trials  ",
+            f"  {budget.finished}{f'/{budget.asked}' if counted else ''} trials  ",
             ("best ", "dim"),
             (f"{number(best.value)} (trial {best.number})" if best else "-", "bold green"),
             ("  elapsed ", "dim"),
             duration(elapsed),
         )
-        if 0 < budget.finished < budget.asked:
+        if 0 < budget.finished < budget.asked and counted:
             left = elapsed / budget.finished * (budget.asked - budget.finished)
             head.append("  left about ", "dim").append(duration(left))
         bar = Table.grid()  # alone, a bar ends no line
-        bar.add_row(ProgressBar(total=budget.asked, completed=budget.finished, width=60))
+        bar.add_row(ProgressBar(total=budget.asked if counted else None, completed=budget.finished, width=60))
         running = Table(box=None, pad_edge=False, show_header=False)
         for row in rows:
             if row.state == "running":

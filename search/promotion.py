@@ -21,8 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mlc_core import OBJECTIVES
 from search.declaration import Declaration
-from search.ledger import PAUSED, Plan
+from search.ledger import Plan
 from search.options import Promote
+from search.ranks import spearman
+from search.trials import paused_at
 
 WEAK: Final = 0.5  # rank correlation to the next rung below which twice as many go on
 PAIRS: Final = 8  # trials at both rungs, before their correlation is believed
@@ -141,11 +143,6 @@ def ranking(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[int
     return [trial.number for trial in sorted((one for one in trials if paused_at(one)), key=place)]
 
 
-def paused_at(trial: FrozenTrial) -> int:
-    """Tell after which epoch a trial pauses; 0 if it does not."""
-    return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
-
-
 def cost_at(trial: FrozenTrial, epoch: int, sign: float) -> float:
     """Give the lowest cost until an epoch; infinite where none of its reports is a number."""
     until = [sign * value for step, value in trial.intermediate_values.items() if step <= epoch]
@@ -155,6 +152,4 @@ def cost_at(trial: FrozenTrial, epoch: int, sign: float) -> float:
 def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     if len(first) < PAIRS:
         return None
-    from search.views import spearman
-
     return spearman(first, second)

@@ -7,10 +7,14 @@ Hundreds of workers would each take some of the hundred connections that Postgre
 from __future__ import annotations
 
 import hmac
+import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import optuna
 from sqlalchemy import event, make_url
@@ -18,6 +22,7 @@ from sqlalchemy import event, make_url
 from search.errors import BadStorage, StorageDown
 from search.ledger import Ledger
 from search.patience import Patience
+from search.sessions import Tries
 from search.storage import PROXIES, connect
 from search.trials import Trials, together
 from search.wire import CALL, ERRORS, SERVICE, BadCall, Request, Terms, pack_answer, pack_error, unpack
@@ -32,6 +37,7 @@ PATIENCE: Final = 5.0  # seconds with the database; then the client is told, who
 _LOCK_SECONDS: Final = 10  # for which a call waits for a row that another holds; no client should wait for ever
 _WAITING: Final = 2000  # calls that wait for their turn; more are refused and come again
 _LARGEST: Final = 2**24  # bytes of a request
+_CONNECTIONS: Final = 10_000  # of which is remembered that they brought the token
 _GRACE: Final = 5.0  # seconds in which calls at work may end, once the proxy is stopped
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
@@ -117,22 +123,57 @@ def stop(server: grpc.Server) -> None:
 
 
 class _Gate(grpc.ServerInterceptor):  # type: ignore[misc] # gRPC comes without types
-    """Lets nobody in who does not bring the token, whatever they ask for."""
+    """Lets nobody in who does not bring the token, whatever they ask for, and nobody guess it.
+
+    After some wrong tokens an address waits, as at the dashboard, the right one or not: else it would be told apart.
+    Connections that brought the right one before are not asked to, so that a stranger locks no worker out.
+    """
 
     def __init__(self, token: str) -> None:
         self._wanted = f"Bearer {token}".encode()
-        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._tries = Tries()
+        self._inside: OrderedDict[str, None] = OrderedDict()  # connections that brought the token
+        self._lock = threading.Lock()  # calls are answered in threads
 
     def intercept_service(self, go_on: Callable[[Any], Any], details: Any) -> Any:  # noqa: ANN401 - gRPC's
-        """Look at the call's metadata before anything of it is read."""
+        """Look at the call's metadata; who calls is known only once it is answered."""
         brought = [value for key, value in details.invocation_metadata if key == "authorization"]
         given = brought[0].encode() if len(brought) == 1 else b""
-        return go_on(details) if hmac.compare_digest(given, self._wanted) else self._refusal
+        right = hmac.compare_digest(given, self._wanted)
+        asked: Any = go_on(details) if right else None
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if refusal := self._refusal(context.peer(), right=right, guessed=bool(brought)):
+                context.abort(*refusal)
+            if asked is None:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+            told: bytes = asked.unary_unary(request, context)
+            return told
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def _refusal(self, peer: str, *, right: bool, guessed: bool) -> tuple[grpc.StatusCode, str] | None:
+        """Say why a call is not answered; None: it is."""
+        address = _address(peer)
+        with self._lock:
+            if right and peer in self._inside:
+                return None
+            if wait := math.ceil(self._tries.wait(address)):
+                return grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many wrong tokens: wait {wait} s"
+            if not right:
+                if guessed:
+                    self._tries.wrong(address)
+                return grpc.StatusCode.UNAUTHENTICATED, "a token is needed"
+            self._tries.right(address)
+            self._inside[peer] = None
+            if len(self._inside) > _CONNECTIONS:
+                self._inside.popitem(last=False)
+        return None
 
 
-def _refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
-    raise AssertionError  # abort raises
+def _address(peer: str) -> str:
+    """Read the host of ``ipv4:HOST:PORT`` or ``ipv6:%5BHOST%5D:PORT``."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 class _Desk:

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,17 @@ from search.artifacts import location
 from search.attempts import BEAT_SECONDS
 from search.data import Source
 from search.errors import BadStorage, SearchError
-from search.pool import DEATHS, POLL_SECONDS, Watch, WorkersDied, arguments, cause, pause
+from search.pool import (
+    DEATHS,
+    ORDERS_SECONDS,
+    POLL_SECONDS,
+    Watch,
+    WorkersDied,
+    arguments,
+    cause,
+    pause,
+    wanted_workers,
+)
 from search.ray_node import Keeper
 from search.signals import SIGNALS, Stop
 from search.storage import VARIABLE
@@ -60,6 +70,7 @@ class _Worker:
     host: Any  # object reference: there once it is placed
     name: str = ""  # since then
     ended: Any = None  # object reference: exit code and last words
+    leaving: bool = False  # it was asked to end, and none is to come in its place
 
 
 def join_cluster(study: Study, url: str, cluster: Cluster, *, workers: int | None, say: Say) -> int:
@@ -130,18 +141,22 @@ class RayPool:
     source: Source | None
     patience: float
     cluster: Cluster
+    over: bool = False  # set by whoever watches, it ends the work as a stop does
+    _wanted: int = 0  # workers
     _workers: list[_Worker] = field(default_factory=list)
     _vacant: list[float] = field(default_factory=list)  # when to start a worker in place of one that is gone
-    _over: bool = False  # nothing is left to claim
+    _done: bool = False  # nothing is left to claim
     _gone: int = 0  # in a row, with no trial finished meanwhile
     _killed: int = 0  # of those, workers that were killed while their node stayed
     _finished: int = 0  # trials of the budget, when last a worker went
     _beat_at: float = 0.0
+    _ordered_at: float = 0.0
 
     def run(self, workers: int, *, stop: Stop, watch: Watch, seconds: float | None = None) -> bool:
         """Work on the budget until it is done, the stop is asked, or the time is up.
 
-        Asked a second time, the workers are killed; what they had not finished goes back to the queue.
+        Asked a second time, the workers are killed; what they had not finished goes back to the queue. Meanwhile
+        `Ledger.resize_budget` says how many workers there are to be.
 
         Returns
         -------
@@ -156,21 +171,35 @@ class RayPool:
         import ray
 
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+        self._wanted = workers
         with redirect_stdout(sys.stderr):  # Ray prints there when a node dies, and it is the command's own
             try:
                 for _ in range(workers if not stop.asked else 0):
                     self._start()
-                while not self._over and not stop.asked and time.monotonic() < deadline:
+                while not (self._done or self.over or stop.asked) and time.monotonic() < deadline:
                     watch()
                     stop.wait(POLL_SECONDS)
                     self._look()
                     self._beat()
+                    self._obey()
                 return time.monotonic() >= deadline
             finally:
                 try:
                     self._end()
                 finally:
                     ray.shutdown()
+
+    @property
+    def at_work(self) -> int:
+        """How many workers have their place, those that are about to end included."""
+        return sum(worker.ended is not None for worker in self._workers)
+
+    def let_go(self, names: Collection[str]) -> None:
+        """End these workers in order, without another in their place; what they run goes back to the queue."""
+        for worker in self._workers:
+            if worker.name and worker.name in names and not worker.leaving:
+                worker.leaving = True
+                worker.keeper.stop.remote()
 
     def _start(self) -> None:
         import ray
@@ -224,8 +253,12 @@ class RayPool:
 
         self._workers.remove(worker)
         ray.kill(worker.keeper)
-        self._over = code == 0 and self.study.ledger.remaining(self.budget_id).closed
-        if self._over:
+        if worker.leaving:
+            self.study.ledger.give_back([worker.name])
+        closed = code == 0 and self.study.ledger.remaining(self.budget_id).closed
+        if closed or worker.leaving:  # what others run they finish; where nobody is left there is nothing to wait for
+            working = any(other.ended is not None for other in self._workers)
+            self._done = not working and (closed or not (self._workers or self._vacant))
             return
         self._replace(worker, cause(code))  # also one that was asked to end, as a machine that shuts down does
         self._killed += code < 0
@@ -254,6 +287,27 @@ class RayPool:
             self._gone = self._killed = 0
         self._finished, self._gone = finished, self._gone + 1
         self._vacant.append(time.monotonic() + pause(self._gone))
+
+    def _obey(self) -> None:
+        """Have as many workers as somebody asked for meanwhile."""
+        import ray
+
+        if time.monotonic() - self._ordered_at < ORDERS_SECONDS:
+            return
+        self._ordered_at = time.monotonic()
+        wanted = wanted_workers(self.study, self.budget_id)
+        if wanted is None or wanted == self._wanted:
+            return
+        self._vacant += [time.monotonic()] * max(0, wanted - self._wanted)
+        for _ in range(max(0, self._wanted - wanted)):
+            if self._vacant:
+                self._vacant.pop()
+            elif waiting := next((worker for worker in self._workers if worker.ended is None), None):
+                self._workers.remove(waiting)
+                ray.kill(waiting.keeper)
+            else:
+                self.let_go([worker.name for worker in self._workers if not worker.leaving][-1:])
+        self._wanted = wanted
 
     def _beat(self) -> None:
         """Say that the budget's workers are looked after."""

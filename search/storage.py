@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateColumn
 
-from search.errors import BadStorage, StorageDown
+from search.errors import BadStorage, NothingStarted, StorageDown
 from search.patience import Patience
 from search.tables import ENQUEUED, METADATA
 from search.trials import Trials
@@ -194,9 +194,9 @@ def _look_for_file(url: str, *, create: bool) -> None:
         raise _empty(url)
 
 
-def _empty(url: str) -> StorageDown:
+def _empty(url: str) -> NothingStarted:
     hint = "Start a search with mlc-search run, or name another database with --storage."
-    return StorageDown(redacted(url), "no search has been started in it yet", hint)
+    return NothingStarted(redacted(url), "no search has been started in it yet", hint)
 
 
 def _down(url: str, error: Exception) -> StorageDown:

@@ -100,7 +100,7 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what matters of its lines, the study holds
     wanted = overrides or {}
-    if isinstance(reference, str) and _is_file(reference):
+    if isinstance(reference, str) and is_file(reference):
         reference = declarations.read(Path(reference), overrides=wanted)
     storage = connect(resolve_url(storage_url), create=create, patience=patience)
     try:
@@ -116,7 +116,7 @@ def declared(reference: str, storage_url: str | None) -> Declaration:
     ------
     StudyNotFound, BadDeclaration, BadStorage, StorageDown
     """
-    if _is_file(reference):
+    if is_file(reference):
         return declarations.read(Path(reference))
     try:
         with open_study(reference, storage_url) as study:
@@ -125,6 +125,16 @@ def declared(reference: str, storage_url: str | None) -> Declaration:
         if reference not in BUILT_IN:
             raise
         return declarations.built_in(reference)
+
+
+def is_outdated(study: Study) -> bool:
+    """Tell whether the study was extended since it was opened: then its trials are not to be drawn by what is known.
+
+    Asked by whoever runs one of its trials, it stays true or false: a study with a running trial is not extended.
+    """
+    text = study.storage.get_study_user_attrs(study.optuna._study_id)[DECLARATION]
+    declared = declarations.from_table(json.loads(text), where=f"study {study.name!r}")
+    return bool(declarations.differences(replace(declared, threads=study.declaration.threads), study.declaration))
 
 
 def study_names(storage: Trials) -> list[str]:
@@ -178,7 +188,8 @@ def _replay(study: Study, trial: PaperTrial) -> dict[str, Any]:
     return fit_spec(study.declaration, flat, seed=trial.seed)
 
 
-def _is_file(reference: str) -> bool:
+def is_file(reference: str) -> bool:
+    """Tell whether it names a declaration's file, not a study."""
     return reference.endswith(".toml") or "/" in reference
 
 

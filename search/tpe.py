@@ -19,7 +19,7 @@ from optuna.search_space.group_decomposed import _SearchSpaceGroup
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.promotion import paused_at
+from search.trials import paused_at
 
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 

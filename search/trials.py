@@ -29,6 +29,7 @@ from search.errors import SearchError
 from search.patience import Patience
 from search.tables import CLAIMS, now
 
+PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__
 _PARAMS: Final[Table] = models.TrialParamModel.__table__
@@ -57,6 +58,11 @@ def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
         return storage.patiently(lambda: method(storage, *args, **kwargs))
 
     return again
+
+
+def paused_at(trial: FrozenTrial) -> int:
+    """Tell after which step a trial pauses; 0 if it does not."""
+    return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
 
 
 class TrialTaken(Exception):

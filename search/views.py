@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
-from search.promotion import paused_at
+from search.ranks import spearman
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, REPEATS, SECONDS, Study
+from search.trials import paused_at
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -182,21 +183,6 @@ def compare_paper(rows: Sequence[TrialRow]) -> Comparison:
         rank_correlation=spearman([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
         best_searched=min(searched, default=None),
     )
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Correlate the ranks of two equally long sequences (Spearman 1904).
-
-    Returns
-    -------
-    float or None
-        In [-1, 1]; None for fewer than three pairs, or where one side is all equal.
-    """
-    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
-        return None
-    from scipy.stats import spearmanr  # costs a second, and only this needs it
-
-    return float(spearmanr(first, second).statistic)
 
 
 def _val_loss(study: Study, trial: FrozenTrial) -> float | None:

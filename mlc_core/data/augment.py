@@ -21,6 +21,7 @@ CONTRAST: Final = 0.2  # half-width of the factor's range around 1
 LUMA: Final = (0.299, 0.587, 0.114)  # of red, green, blue in a grey level (ITU-R BT.601)
 ERASED: Final = (0.02, 0.15)  # share of an image that an erased rectangle takes; more would take whole objects
 ASPECT: Final = 10 / 3  # largest ratio of a rectangle's sides, and its inverse (Zhong et al. 2020: 0.3 to 1 / 0.3)
+_PART: Final = 2**21  # bytes of float32 images that a processor's cache holds from one step to the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +55,16 @@ def normalize(images: Tensor, *, mean: Tensor, std: Tensor, size: int) -> Tensor
     -------
     Tensor, (n, 3, size, size), float32, channels_last
     """
-    floats = images.to(torch.float32, memory_format=torch.channels_last)
     if images.shape[-2:] != (size, size):
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
         # antialias: without it a strong reduction samples noise instead of averaging it away
         floats = functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
-    return floats.sub_(mean).div_(std)
+        return floats.sub_(mean).div_(std)
+    normalized = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
+    for part in _parts(normalized):
+        # A channel of its own is one long run; in channels_last each three numbers would be a loop to start.
+        normalized[part] = images[part].to(torch.float32).sub_(mean).div_(std)
+    return normalized
 
 
 def vary(images: Tensor, rare: Tensor, params: Params, *, generator: torch.Generator) -> Tensor:
@@ -106,7 +112,7 @@ def augment(images: Tensor, policy: AugmentName, *, generator: torch.Generator) 
         case "none":
             return images
         case "light":
-            return _contrast(_shift(images, generator), generator)
+            return _shift_and_contrast(images, generator)
         case "medium":
             return vary_within(MEDIUM, images, generator=generator)
         case "strong":
@@ -121,22 +127,20 @@ def vary_within(reach: Reach, images: Tensor, *, generator: torch.Generator) -> 
     return _erase(varied, reach.erase, generator) if reach.erase else varied
 
 
-def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each image by up to SHIFT of its side; what enters is the mean colour."""
+def _shift_and_contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Move each image by up to SHIFT of its side, where what enters is the mean colour, and change its contrast."""
     n, _, size, _ = images.shape
     reach = max(1, round(size * SHIFT))
-    draws = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator).to(images.device)
-    padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))
-    span = torch.arange(size, device=images.device)
-    rows, columns = draws[0] + span, draws[1] + span
-    batch = torch.arange(n, device=images.device)[:, None, None]
-    moved = padded[batch, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)  # (n, size, size, 3) seen as (n, 3, size, size) is channels_last
-
-
-def _contrast(images: Tensor, generator: torch.Generator) -> Tensor:
-    factor = torch.rand((len(images), 1, 1, 1), generator=generator).mul_(2 * CONTRAST).add_(1 - CONTRAST)
-    return images * factor.to(images.device)
+    down, right = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(images.device)
+    factor = torch.rand((n, 1, 1, 1), generator=generator).mul_(2 * CONTRAST).add_(1 - CONTRAST).to(images.device)
+    varied = torch.empty_like(images, memory_format=torch.channels_last)
+    for part in _parts(images):
+        padded = functional.pad(images[part].permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))
+        # All places that an image can move to, as views: (n, down, right, size, size, 3).
+        windows = padded.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
+        moved = windows[torch.arange(len(padded), device=images.device), down[part], right[part]]
+        torch.mul(moved.permute(0, 3, 1, 2), factor[part], out=varied[part])
+    return varied
 
 
 def _flip(images: Tensor, chance: float, generator: torch.Generator) -> Tensor:
@@ -181,6 +185,12 @@ def _erase(images: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     rows = ((top <= centres) & (centres < top + height)).to(images.device)
     columns = ((left <= centres) & (centres < left + width)).to(images.device)
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _parts(images: Tensor) -> list[slice]:
+    """Split a batch so that what is made of a part on the way stays in a cache; a GPU takes it whole."""
+    most = len(images) if images.is_cuda else _PART // (4 * images.shape[1:].numel())
+    return [slice(start, start + max(1, most)) for start in range(0, len(images), max(1, most))]
 
 
 def _either_way(count: int, n: int, generator: torch.Generator) -> Tensor:

@@ -45,7 +45,7 @@ class Images:
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalized images (n, 3, size, size), float32, channels_last, and labels (n, classes), float32."""
-        images = self.images[self.rows[index].to(self.images.device)]
+        images = self.images.index_select(0, self.rows[index].to(self.images.device))  # [] copies byte by byte
         if images.device.type != self.device.type:  # "cuda" and "cuda:0" are one device, but not equal
             images = images.pin_memory().to(self.device, non_blocking=True)
         batch = normalize(images, mean=self.mean, std=self.std, size=self.size)

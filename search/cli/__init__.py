@@ -10,6 +10,8 @@ import sys
 import typer
 
 from search.cli import (
+    advise,
+    change,
     confirm,
     dashboard,
     data,
@@ -39,9 +41,11 @@ app = typer.Typer(
 )
 for module in (
     run,
+    change,
     paper,
     look,
     confirm,
+    advise,
     evaluate,
     report,
     export,

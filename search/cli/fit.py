@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from search.cli.data import read
 from search.cli.printing import show_json, talk
 
 if TYPE_CHECKING:
-    from mlc_core import EpochReport, Value
+    from mlc_core import EpochReport, Objective, Value
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,15 @@ def fit(
             "--paper", help="Start from documented trial 1 to 5, as 'default' replays it.", show_default=False
         ),
     ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            metavar="bce|macro_f1|map",
+            help="What tells the best epoch, on the validation split, as in a study's file: the lowest loss, or the "
+            "highest mean over classes of F1 or of average precision.",
+        ),
+    ] = "bce",
     epochs: options.Epochs = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="By default 0.", show_default=False)] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -60,7 +69,7 @@ def fit(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train one configuration and print its best validation loss.
+    """Train one configuration and print its best validation loss, or what --objective names.
 
     Example: mlc-search fit lr=2e-3 weight_decay=1e-2 dropout=0.1 --epochs 12
 
@@ -74,18 +83,26 @@ def fit(
     import mlc_core
 
     chosen = mlc_core.Params.from_flat(spec["params"])
+    for sentence in mlc_core.without_effect(given, (chosen.loss,)):
+        talk(f"Warning: {sentence}")
+    named = cast("Objective", objective)  # fit looks at it
+    reports: list[EpochReport] = []
 
     def tell(report: EpochReport, /) -> bool:
         losses = f"training {report.train_loss:.4f}  validation {report.val_loss:.4f}"
+        if objective != "bce":
+            losses += f"  {objective} {report.value(named):.4f}"
         talk(f"epoch {report.epoch:>3}/{report.epochs}  {losses}  lr {report.lr:.2e}  {report.seconds:.1f} s")
+        reports[report.epoch - 1 :] = [report]
         return True
 
     length = {} if spec["epochs"] is None else {"epochs": spec["epochs"]}
     try:
-        loss = mlc_core.fit(
+        value = mlc_core.fit(
             chosen,
             read(source, chosen.image_size).dataset() if source else None,
             seed=spec["seed"] or 0,
+            objective=named,
             device=device,
             precision=precision,
             threads=spec["threads"],
@@ -99,9 +116,11 @@ def fit(
         talk(f"Stopped.{kept}")
         raise typer.Exit(130) from None
     if as_json:
-        show_json({"val_loss": loss, "params": chosen.to_flat()})
+        best = mlc_core.best_epoch(reports, named)
+        told = {"objective": objective, "value": value, "val_loss": best.val_loss}
+        show_json({**told, "params": chosen.to_flat()})
     else:
-        typer.echo(repr(loss))
+        typer.echo(repr(value))
 
 
 def parsed(words: list[str]) -> dict[str, Value]:

@@ -27,6 +27,7 @@ class State(StrEnum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     RUNNING = "running"
+    PAUSED = "paused"
     WAITING = "waiting"
     FAILED = "failed"
 
@@ -50,26 +51,45 @@ def status(*, study: options.Study = "default", storage: options.Storage = None,
 
     Example: mlc-search status
     """
-    from search.drawing import best_line, counted, failures_table, trials_table
-    from search.views import counts, leaderboard
+    from search.drawing import best_line, counted, failures_table, forecast_line, rung_lines, trials_table
+    from search.extend import changes
+    from search.extrapolation import accuracy
+    from search.forecast import forecast
+    from search.promotion import rungs
+    from search.study import open_study
+    from search.views import counts, leaderboard, trial_rows
 
-    name, rows, _ = _read(study, storage)
-    leaders, figures = leaderboard(rows), counts(rows)
+    with open_study(study, storage) as opened:
+        opened.ledger.recover()
+        name, rows, extended = opened.name, trial_rows(opened), changes(opened)
+        trials = opened.optuna.get_trials(deepcopy=False)
+        steps = rungs(trials, opened.declaration)
+        errors = accuracy(trials, opened.declaration) if steps else {}
+    leaders, figures, coming = leaderboard(rows), counts(rows), forecast(rows)
     running = [row for row in rows if row.state == "running"]
     failed = [row for row in rows if row.failures and row.state not in ("complete", "pruned")]
     if as_json:
         best = leaders[0].to_table() if leaders else None
         states = asdict(figures) | {"finished": figures.finished}
         lists = {key: [row.to_table() for row in some] for key, some in (("running", running), ("failed", failed))}
-        show_json({"study": name, "trials": states, **lists, "best": best})
+        judged = {"rungs": [step.to_table() for step in steps], "forecast_errors": errors}
+        grown = [change.to_table() for change in extended]
+        ahead = {"forecast": None if coming is None else coming.to_table()}
+        show_json({"study": name, "trials": states, **lists, "best": best, "changes": grown, **judged, **ahead})
         return
     show(f"Study {name}: {counted(figures)}")
+    for line in rung_lines(steps, errors):
+        show(line)
     if leaders:
         show(best_line(leaders[0]))
+    if coming is not None:
+        show(forecast_line(coming))
     if running:
         show(trials_table(running, title="Running"))
     if failed:
         show(failures_table(failed))
+    for change in extended:
+        show(f"Extended {change.at:%Y-%m-%d %H:%M} UTC after {change.trials} trials: {'; '.join(change.differences)}")
 
 
 def best(

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:  # Optuna costs --help a second
     from search.data import Source
     from search.ray_pool import Cluster
+    from search.spending import Allowance
 
 MOST_WORKERS: Final = 256  # that one may ask for
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -111,6 +112,37 @@ Gpus = Annotated[
         "--gpus-per-worker", min=0.0, help="With --ray: reserved for each worker, such as 0.5; 0: it sees none."
     ),
 ]
+Extend = Annotated[
+    bool,
+    typer.Option(
+        "--extend",
+        help="Let the study go on with what its file (--study FILE) says now: further choices, wider ranges, further "
+        "schedulers, a parameter moved from [fixed] to [space], another sampler or pruner. Its trials keep all they "
+        "had, which must lie in the new space. Nothing may run meanwhile.",
+    ),
+]
+WarmStart = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warm-start",
+        metavar="STUDY",
+        help="Try first what was best in an earlier study, on whatever data: up to five different trials of its better "
+        "half, as far as this study's space holds them. Losses are not taken over. May be repeated; doing it again "
+        "adds nothing.",
+        show_default=False,
+    ),
+]
+WarmStartStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start-storage",
+        metavar="URL",
+        envvar="MLC_WARM_START_STORAGE",
+        help="The database that holds the studies of --warm-start, as in --storage; by default this one's.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
 Certificate = Annotated[
     Path | None,
     typer.Option("--certificate", metavar="FILE", help="Speak TLS with this chain, in PEM.", show_default=False),
@@ -127,7 +159,8 @@ def workers(text: str) -> int | None:
     if text == "auto":
         return None
     if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > MOST_WORKERS:
-        raise typer.BadParameter(f"{text!r} is not auto or a whole number from 0 to {MOST_WORKERS}.")
+        problem = f"{text!r} is not auto or a whole number from 0 to {MOST_WORKERS}."
+        raise typer.BadParameter(problem, param_hint="--workers")
     return int(text)
 
 
@@ -166,6 +199,18 @@ def seconds(text: str | None) -> float | None:
     if match is None or float(match[1]) == 0:
         raise typer.BadParameter(f"{text!r} is not a duration such as 90, 15m or 2h.")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def allowance(text: str | None) -> Allowance | None:
+    """Read a budget of time: ``2h`` by the clock, ``4wh`` of workers together; None stays None."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(w?)([smhd])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is not a budget such as 90m, 2h or 4wh (hours of all workers together).")
+    from search.spending import Allowance
+
+    return Allowance(float(match[1]) * _SECONDS[match[3]], of_workers=bool(match[2]))
 
 
 def patience(text: str | None) -> float:

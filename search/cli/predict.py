@@ -64,18 +64,21 @@ def predict(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Say which labels images carry; exit code 1 if one cannot be read.
+    """Say which labels images carry; exit code 1 if one cannot be read, 2 if there is none.
 
     Example: mlc-search predict photos/ --model model --csv > labels.csv
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other.")
-    from mlc_core import Problem, find_images, load_model
+    from mlc_core import BadData, Problem, find_images, load_model
 
-    shipped = load_model(model, runtime=runtime.value, device=device)
     found = [find_images(path) for path in images]
     files = [file for listed, _ in found for file in listed]
     problems = [problem for _, own in found for problem in own]
+    if not files and not problems:
+        places = ", ".join(_printable(str(path)) for path in images)
+        raise BadData(f"{places}: no image is there. Name files, or folders with images somewhere below them.")
+    shipped = load_model(model, runtime=runtime.value, device=device)
     show: Show = _show_json if as_json else _show_csv if as_csv else _show_lines
 
     def told() -> Iterator[Told]:
@@ -90,8 +93,6 @@ def predict(
     show(told(), shipped.classes)
     for problem in problems:
         talk(_printable(str(problem)))
-    if not files and not problems:
-        talk("There is no image to look at.")
     if problems:
         raise typer.Exit(1)
 

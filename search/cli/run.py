@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,13 +15,17 @@ from search.cli.printing import error_console, show, show_json, talk
 if TYPE_CHECKING:  # these import Optuna, which costs --help a second
     from pathlib import Path
 
+    from search.convergence import Bound, Convergence
     from search.data import Source
+    from search.declaration import Declaration
     from search.ledger import Progress
     from search.ray_pool import Cluster
     from search.signals import Stop
+    from search.spending import Allowance
     from search.study import Study
 
 INTERRUPTED = 130  # exit code of what Ctrl-C ended, as shells use it
+TRIALS = 50  # that are to finish, where nothing else says when to end
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +36,31 @@ def register(app: typer.Typer) -> None:
 
 def run(
     *,
-    trials: Annotated[int, typer.Option("--trials", min=1, help="How many more trials are to finish.")] = 50,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            min=1,
+            help="How many more trials are to finish, at most; by default 50, or as many as --budget or "
+            "--until-converged let.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="Search for 90m or 2h, or 4wh: hours of all workers together. Nothing is begun that would not finish.",
+            show_default=False,
+        ),
+    ] = None,
+    until_converged: Annotated[
+        bool,
+        typer.Option(
+            "--until-converged", help="Begin no more trials once as many again would gain less than seeds differ by."
+        ),
+    ] = False,
     workers: Annotated[
         str,
         typer.Option(
@@ -51,88 +81,98 @@ def run(
     epochs: options.Epochs = None,
     timeout: Annotated[
         str | None,
-        typer.Option("--timeout", metavar="TIME", help="Stop after 90 (seconds), 15m or 2h.", show_default=False),
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="Stop after 90 (seconds), 15m or 2h, whatever runs: the next run goes on with it.",
+            show_default=False,
+        ),
     ] = None,
     seed: options.Seed = None,
     patience: options.Patience = None,
     ray: options.Ray = None,
     cpus_per_worker: options.Cpus = None,
     gpus_per_worker: options.Gpus = 0.0,
+    extend: options.Extend = False,
+    warm_start: options.WarmStart = None,
+    warm_start_storage: options.WarmStartStorage = None,
     as_json: options.Json = False,
 ) -> None:
     """Search: run trials until that many more have finished, then show the best.
 
     Creates the study, or goes on with it. Ctrl-C stops cleanly: what runs goes back to the queue with its
-    checkpoint, and the next run goes on from there.
+    checkpoint, and the next run goes on from there. mlc-search change alters trials and workers meanwhile.
+
+    --timeout is for a search that goes on later: at that time it stops, and trials wait half done. --budget is for one
+    that ends then: near its end no trial is begun that would need longer than is left, by the time that trials have
+    taken, what runs goes on if it is forecast to finish, and nothing runs longer.
 
     Example: mlc-search run --trials 50
+
+    Example: mlc-search run --budget 2h --until-converged
 
     Example: mlc-search run --trials 50 --data photos/labels.csv
 
     Example: mlc-search run --ray auto --workers 64 --gpus-per-worker 0.5
+
+    Example: mlc-search run --study mine.toml --extend --warm-start default
     """
-    seconds, asked = options.seconds(timeout), options.workers(workers)
+    seconds, asked, allowed = options.seconds(timeout), options.workers(workers), options.allowance(budget)
+    trials = trials or (TRIALS if allowed is None and not until_converged else None)
     waits = options.patience(patience)
     cluster = options.cluster(ray, cpus=cpus_per_worker, gpus=gpus_per_worker, workers=asked)
     from search.artifacts import artifacts_folder, sweep
-    from search.layout import settle
+    from search.extend import extend_study
     from search.patience import Patience
-    from search.ray_pool import join_cluster
-    from search.signals import Interrupted, Stop
+    from search.signals import Stop
     from search.storage import resolve_url
     from search.study import open_study
+    from search.warm_start import warm_start as begin_from
 
     url = resolve_url(storage)
     source = options.source(data, format, skip_bad=skip_bad, corrections=corrections)
     wanted = options.overrides(epochs=epochs, seed=seed)
+    for change in extend_study(study, url, overrides=wanted) if extend else ():
+        talk(f"The study grows: {change}")
     stop = Stop()
     with stop.listening(), open_study(study, url, overrides=wanted, create=True) as opened:
         opened.storage.patience = Patience(waits, hurried=lambda: stop.asked)
         opened.ledger.recover()
+        _warn(opened.declaration)
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
-        try:
-            if asked != 0 or source:  # else only workers elsewhere need the data
-                data_of(opened, source, root, stop)
-        except Interrupted:
-            talk("Stopped while images were decoded. The same command goes on where it was.")
-            raise typer.Exit(INTERRUPTED) from None
-        try:
-            count = (
-                settle(opened, workers=asked, stop=stop, say=talk)
-                if cluster is None
-                else join_cluster(opened, url, cluster, workers=asked, say=talk)
-            )
-        except Interrupted:
-            talk("Stopped before the first trial. The same command starts again.")
-            raise typer.Exit(INTERRUPTED) from None
-        progress, timed_out = _search(
-            opened, url, root, trials=trials, workers=count, stop=stop, seconds=seconds, source=source, cluster=cluster
+        count = _prepare(opened, url, root, source=source, cluster=cluster, workers=asked, stop=stop)
+        for begun in begin_from(opened, warm_start or (), warm_start_storage or url):
+            for sentence in begun.sentences():
+                talk(sentence)
+        end = _search(
+            opened,
+            url,
+            root,
+            trials=trials,
+            workers=count,
+            stop=stop,
+            seconds=seconds,
+            allowed=allowed,
+            until_converged=until_converged,
+            source=source,
+            cluster=cluster,
         )
-        _report(opened, progress, as_json=as_json)
-    if progress.finished == progress.asked:
-        return
-    why = "The time is up" if timed_out else "Stopped"
-    talk(f"{why} after {progress.finished} of {progress.asked} trials.")
-    if count == 0:
-        talk("Workers elsewhere go on: see mlc-search status.")
-    else:
-        left = ("--trials", progress.asked - progress.finished, "--workers", asked)
+        _report(opened, end, as_json=as_json)
+    if end.bound is not None:
+        _say_bound(end.bound)
+    if end.why != "trials":
+        talk(_why(end, budget))
+    if end.why in ("timeout", "stopped"):
+        left = ("--trials", trials and end.progress.asked - end.progress.finished, "--workers", asked)
+        ends = ("--budget", budget, "--until-converged", until_converged or None)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
         on = ("--ray", ray, "--cpus-per-worker", cpus_per_worker, "--gpus-per-worker", gpus_per_worker or None)
-        about = (
-            "--data",
-            data,
-            "--format",
-            None if format == "auto" else format,
-            "--skip-bad",
-            skip_bad or None,
-            "--corrections",
-            corrections,
-        )
-
-        talk(f"To go on: {options.command('run', *left, *said, *about, *on)}")
-    if not timed_out:
+        named, skip = None if format == "auto" else format, skip_bad or None
+        about = ("--data", data, "--format", named, "--skip-bad", skip, "--corrections", corrections)
+        again = options.command("run", *left, *ends, *said, *about, *on)
+        talk(f"To go on: {again}" if count else "Workers elsewhere go on: see mlc-search status.")
+    if end.why == "stopped":
         raise typer.Exit(INTERRUPTED)
 
 
@@ -172,48 +212,157 @@ def worker(
         raise typer.Exit(INTERRUPTED)  # so that a scheduler does not take the search for done
 
 
+def _prepare(
+    study: Study,
+    url: str,
+    root: Path,
+    *,
+    source: Source | None,
+    cluster: Cluster | None,
+    workers: int | None,
+    stop: Stop,
+) -> int:
+    """Read the data and settle how many workers there are to be; Exit if the stop is asked meanwhile."""
+    from search.layout import settle
+    from search.ray_pool import join_cluster
+    from search.signals import Interrupted
+
+    try:
+        if workers != 0 or source:  # else only workers elsewhere need the data
+            data_of(study, source, root, stop)
+    except Interrupted:
+        talk("Stopped while images were decoded. The same command goes on where it was.")
+        raise typer.Exit(INTERRUPTED) from None
+    try:
+        if cluster is not None:
+            return join_cluster(study, url, cluster, workers=workers, say=talk)
+        return settle(study, workers=workers, stop=stop, say=talk)
+    except Interrupted:
+        talk("Stopped before the first trial. The same command starts again.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a search ended."""
+
+    why: Literal["trials", "converged", "budget", "timeout", "stopped"]
+    progress: Progress
+    bound: Bound | None  # of --until-converged
+
+
 def _search(
     study: Study,
     url: str,
     root: Path,
     *,
-    trials: int,
+    trials: int | None,
     workers: int,
     stop: Stop,
     seconds: float | None,
+    allowed: Allowance | None,
+    until_converged: bool,
     source: Source | None,
     cluster: Cluster | None,
-) -> tuple[Progress, bool]:
+) -> _End:
+    from search.convergence import Convergence
+    from search.ledger import UNLIMITED
     from search.pool import Pool
     from search.progress import Progress
     from search.ray_pool import RayPool
+    from search.spending import Spending
 
-    budget_id = study.ledger.open_budget(trials, own=workers > 0)
+    budget_id = study.ledger.open_budget(UNLIMITED if trials is None else trials, own=workers > 0)
+    spending, converging = None, None
     try:
         with Progress(study, budget_id, error_console()) as drawn:
             waits = study.storage.patience.seconds
             pool: Pool | RayPool = Pool(study, url, root, budget_id, source, waits, talk)
             if cluster is not None:
                 pool = RayPool(study, url, root, budget_id, source, waits, cluster)
-            timed_out = pool.run(workers, stop=stop, watch=drawn.watch, seconds=seconds)
+            watches: list[Callable[[], None]] = [drawn.watch]
+            if until_converged:
+                converging = Convergence(study, budget_id, url)
+                watches.append(converging.watch)
+            if allowed is not None:
+                spending = Spending(study, budget_id, allowed, pool, drawn.say)
+                watches.append(spending.watch)
+
+            def watch() -> None:
+                for one in watches:
+                    one()
+
+            timed_out = pool.run(workers, stop=stop, watch=watch, seconds=seconds)
     finally:
         if workers:  # else those elsewhere go on without us
             study.ledger.close_budget(budget_id)
-    return study.ledger.remaining(budget_id), timed_out
+    if converging is not None and not converging.reached:
+        converging.look()
+    progress = study.ledger.remaining(budget_id)
+    spent = spending is not None and (spending.over or (spending.closing and not (stop.asked or timed_out)))
+    why = _reason(converging, stop, progress, spent=spent, timed_out=timed_out)
+    return _End(why, progress, None if converging is None else converging.bound)
 
 
-def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
-    from search.drawing import LEADERS, best_line, counted, params_table, trials_table
+def _reason(
+    converging: Convergence | None, stop: Stop, progress: Progress, *, spent: bool, timed_out: bool
+) -> Literal["trials", "converged", "budget", "timeout", "stopped"]:
+    if converging is not None and converging.reached:
+        return "converged"
+    if spent:
+        return "budget"
+    if progress.finished >= progress.asked:
+        return "trials"
+    return "timeout" if timed_out and not stop.asked else "stopped"
+
+
+def _why(end: _End, budget: str | None) -> str:
+    from search.ledger import UNLIMITED
+
+    asked = "" if end.progress.asked == UNLIMITED else f" of {end.progress.asked}"
+    finished = f"{end.progress.finished} trials"
+    match end.why:
+        case "converged":
+            return f"Converged after {finished}."
+        case "budget":
+            return f"The budget of {budget} is used up after {finished}."
+        case "timeout":
+            return f"The time is up after {end.progress.finished}{asked} trials."
+        case _:
+            return f"Stopped after {end.progress.finished}{asked} trials."
+
+
+def _say_bound(bound: Bound) -> None:
+    from search.drawing import bound_line
+
+    talk(bound_line(bound))
+
+
+def _warn(declaration: Declaration) -> None:
+    """Say once what of a study's file changes nothing."""
+    from search.declaration import without_effect
+
+    for sentence in without_effect(declaration):
+        talk(f"Warning: {sentence}")
+
+
+def _report(study: Study, end: _End, *, as_json: bool) -> None:
+    from search.drawing import LEADERS, best_line, counted, forecast_line, params_table, trials_table
+    from search.forecast import forecast
+    from search.ledger import UNLIMITED
     from search.views import counts, leaderboard, trial_rows
 
-    rows = trial_rows(study)
-    leaders = leaderboard(rows)
+    rows, progress = trial_rows(study), end.progress
+    leaders, coming = leaderboard(rows), forecast(rows)
     if as_json:
         show_json(
             {
                 "study": study.name,
-                "asked": progress.asked,
+                "asked": None if progress.asked == UNLIMITED else progress.asked,
                 "finished": progress.finished,
+                "ended": end.why,
+                "bound": None if end.bound is None else end.bound.to_table(),
+                "forecast": None if coming is None else coming.to_table(),
                 "best": leaders[0].to_table() if leaders else None,
                 "leaderboard": [row.to_table() for row in leaders[:LEADERS]],
             }
@@ -228,4 +377,5 @@ def _report(study: Study, progress: Progress, *, as_json: bool) -> None:
         "",
         best_line(leaders[0]),
         params_table(leaders[0], study.declaration.fixed),
+        *([] if coming is None else ["", forecast_line(coming)]),
     )

@@ -1,4 +1,4 @@
-"""What becomes of trials that pause, on SQLite and PostgreSQL: exact budgets, the best go on, nothing waits for ever."""
+"""What becomes of trials that pause, on SQLite and PostgreSQL: exact budgets, the best go on, none waits for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from search.declaration import built_in
 from search.ledger import Claim, Done, Plan, Wait, ask
 from search.options import Promote
-from search.promotion import goes_on, paused_at, plan, rung_epochs, rungs
+from search.promotion import goes_on, plan, rung_epochs, rungs
+from search.trials import paused_at
 from tests.contracts.opened import Opened, ours
 
 STUDY = replace(built_in("default"), epochs=12, pruner=Promote(min_resource=1, reduction_factor=3))

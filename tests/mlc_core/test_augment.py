@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from mlc_core.data.augment import (
@@ -30,6 +32,7 @@ from mlc_core.params import AUGMENTS, AugmentName, Params
 
 MEAN, STD = torch.tensor([10.0, 20.0, 30.0])[None, :, None, None], torch.tensor([2.0, 4.0, 8.0])[None, :, None, None]
 NEUTRAL = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 VARYING = [policy for policy in AUGMENTS if policy != "none"]
 
 
@@ -54,6 +57,32 @@ def shifted(image: NDArray[np.float32], down: int, right: int) -> NDArray[np.flo
     from_y, from_x = slice(max(-down, 0), size + min(-down, 0)), slice(max(-right, 0), size + min(-right, 0))
     moved[:, to_y, to_x] = image[:, from_y, from_x]
     return moved
+
+
+def plainly_normalized(images: Tensor, *, mean: Tensor, std: Tensor, size: int) -> Tensor:
+    """The formula, a pass over the whole batch for each step."""
+    floats = images.to(torch.float32, memory_format=torch.channels_last)
+    if images.shape[-1] != size:
+        floats = functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
+    return (floats - mean) / std
+
+
+def plainly_light(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The light policy's formula: each pixel is looked up where its draw says, in images with a border of 0."""
+    n, _, size, _ = images.shape
+    reach = max(1, round(size * SHIFT))
+    draws = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator).to(images.device)
+    padded = functional.pad(images, (reach, reach, reach, reach))
+    rows, columns = (draws + torch.arange(size, device=images.device)).unbind()
+    batch, channels = torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None]
+    moved = padded[batch, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    factor = torch.rand((n, 1, 1, 1), generator=generator).mul_(2 * CONTRAST).add_(1 - CONTRAST)
+    return moved * factor.to(images.device)
+
+
+def bits(images: Tensor) -> NDArray[np.int32]:
+    """What == takes for the same may differ: 0.0 and -0.0."""
+    return images.cpu().numpy().view(np.int32)
 
 
 def explain(image: Tensor, varied: Tensor, reach: int) -> tuple[int, int, float]:
@@ -119,6 +148,48 @@ def test_even_the_smallest_image_moves_by_a_pixel() -> None:
     varied = augment(batch, "light", generator=seeded(2))
     shifts = {explain(image, change, reach=1)[:2] for image, change in zip(batch, varied, strict=True)}
     assert shifts == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("policy", AUGMENTS)
+@pytest.mark.parametrize(("size", "n"), [(32, 1), (32, 129), (64, 67), (128, 33), (128, 10)])
+def test_a_batch_has_the_bits_of_the_plain_formula(size: int, n: int, policy: AugmentName, device: str) -> None:
+    images, none = noise(n, size, size).to(device), torch.zeros(n, dtype=torch.bool)
+    mean, std = (torch.rand(1, 3, 1, 1, generator=seeded(seed)).mul(60).add(40).to(device) for seed in (1, 2))
+    images[: n // 2] = torch.arange(n // 2, device=device)[:, None, None, None] % 2 * 255  # no noise: black and white
+    mean[0, 0] = 255.0  # white becomes exactly the mean colour
+
+    plain = plainly_normalized(images, mean=mean, std=std, size=size)
+    batch = normalize(images, mean=mean, std=std, size=size)
+    varied = vary(batch, none, Params(augment=policy, flip=0.5), generator=seeded(5))
+
+    np.testing.assert_array_equal(bits(batch), bits(plain))
+    generator = seeded(5)
+    plainly = plainly_light if policy == "light" else partial(augment, policy=policy)
+    expected = plainly(plain, generator=generator)
+    mirrored = torch.rand((n, 1, 1, 1), generator=generator).to(device) < 0.5
+    np.testing.assert_array_equal(bits(varied), bits(torch.where(mirrored, expected.flip(-1), expected)))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert varied.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("policy", AUGMENTS)
+def test_in_parts_a_batch_has_the_bits_that_it_has_as_a_whole(
+    policy: AugmentName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, none = noise(23, 40, 40), torch.zeros(23, dtype=torch.bool)
+    made = []
+    for part in (1, 3 * 4 * 3 * 40 * 40, 2**30):  # bytes: an image each, three each, all
+        monkeypatch.setattr("mlc_core.data.augment._PART", part)
+        batch = normalize(images, mean=MEAN, std=STD, size=40)
+        made.append(bits(vary(batch, none, Params(augment=policy), generator=seeded(2))))
+    np.testing.assert_array_equal(made[0], made[2])
+    np.testing.assert_array_equal(made[1], made[2])
+
+
+def test_a_batch_of_no_images_is_one_of_no_images() -> None:
+    batch = normalize(noise(0, 16, 16), mean=MEAN, std=STD, size=16)
+    assert batch.shape == augment(batch, "light", generator=seeded(0)).shape == (0, 3, 16, 16)
 
 
 @pytest.mark.parametrize("reach", [MEDIUM, STRONG])

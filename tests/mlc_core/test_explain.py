@@ -186,7 +186,10 @@ def test_what_cannot_be_explained_is_said(model: Model, tmp_path: Path) -> None:
     image = saved(tmp_path, 0)
     with pytest.raises(BadParams) as refused:
         heat_maps(model, image, labels=["lefd"])
-    assert str(refused.value) == "label: 'lefd' is not a class of this model. Did you mean 'left'?"
+    assert (
+        str(refused.value)
+        == f"label: 'lefd' is not a class of this model, one of {', '.join(model.classes)}. Did you mean 'left'?"
+    )
     with pytest.raises(BadData) as unread:
         heat_maps(model, tmp_path / "none.png")
     assert str(unread.value) == f"{tmp_path / 'none.png'}: it is not there."

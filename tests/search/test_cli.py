@@ -93,6 +93,7 @@ def test_looking_at_a_study_imports_no_torch(finished: tuple[Path, str], words: 
         (["run", "--study", "nope"], "There is no study 'nope'."),
         (["run", "--study", "nope.toml"], "nope.toml: file: it cannot be read: No such file or directory."),
         (["run", "--trials", "0"], "--trials"),
+        (["run", "--workers", "two"], "for --workers: 'two' is not auto or a whole number from 0 to 256."),
         (["run", "--timeout", "soon"], "'soon' is not a duration such as 90, 15m or 2h."),
         (["run", "--epochs", "0"], "Invalid value for '--epochs': "),
         (["run", "--storage", "mysql://h/d"], "names mysql, which mlc-search does not speak"),
@@ -107,6 +108,7 @@ def test_looking_at_a_study_imports_no_torch(finished: tuple[Path, str], words: 
         (["fit", "optimiser=adam"], "optimiser: 'adam' is not a known parameter"),
         (["fit", "scheduler=step", "t_max=3"], "It belongs to cosine."),
         (["fit", "--paper", "6"], "--paper 6: the document has trials 1, 2, 3, 4, 5."),
+        (["fit", "--objective", "mapp"], "objective: 'mapp' is not one of bce, macro_f1, map. Did you mean 'map'?"),
         (["fit", "--device", "tpu"], "device: 'tpu' is not one of auto, cpu, cuda, cuda:N."),
     ],
 )
@@ -114,11 +116,35 @@ def test_a_mistake_is_answered_by_a_sentence_without_a_traceback(
     tmp_path: Path, words: list[str], sentence: str
 ) -> None:
     storage = f"sqlite:///{tmp_path}/search.db"
-    code = 1 if "status" in words else 2
-    done = small.call(*words, folder=tmp_path, storage=storage, code=code)
+    done = small.call(*words, folder=tmp_path, storage=storage, code=2)
     assert sentence in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_parameter_of_another_loss_is_warned_of_once_and_no_error(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/search.db"
+    idle = "Warning: focal_gamma has no effect: it belongs to loss = focal, and the loss is bce.\n"
+    words = ("image_size=8", "batch_size=1000", "--epochs", 1)
+    fit = small.call("fit", "focal_gamma=1", *words, folder=tmp_path, storage=storage)
+    assert fit.stderr.startswith(idle)
+    assert fit.stderr.count("Warning") == 1
+    assert "Warning" not in small.call("fit", "focal_gamma=1", "loss=focal", *words, folder=tmp_path, storage="").stderr
+    file = small.declare(tmp_path, epochs=1)
+    file.write_text(f"{file.read_text()}focal_gamma = 1.0\n")
+    run = small.call("run", "--study", file, "--trials", 2, "--workers", 1, folder=tmp_path, storage=storage)
+    assert run.stderr.count(idle) == run.stderr.count("Warning") == 1
+
+
+def test_fit_prints_the_objective_that_it_is_asked_for(tmp_path: Path) -> None:
+    words = ("fit", "image_size=8", "batch_size=500", "lr=1e-2", "--epochs", 2, "--objective", "macro_f1")
+    done = small.call(*words, "--json", folder=tmp_path, storage="")
+    told = json.loads(done.stdout)
+    shown = [float(line.split("macro_f1 ")[1].split()[0]) for line in done.stderr.splitlines()]
+    assert told["objective"] == "macro_f1"
+    assert max(shown) == pytest.approx(told["value"], abs=1e-4)
+    losses = [float(line.split("validation ")[1].split()[0]) for line in done.stderr.splitlines()]
+    assert losses[shown.index(max(shown))] == pytest.approx(told["val_loss"], abs=1e-4)
 
 
 def test_a_study_run_with_other_epochs_says_what_differs(finished: tuple[Path, str]) -> None:

@@ -562,3 +562,15 @@ def test_two_declarations_differ_exactly_if_something_beside_their_names_does(
 ) -> None:
     assert (differences(one, other) == []) == ({**one.to_table(), "name": ""} == {**other.to_table(), "name": ""})
     assert len(differences(one, other)) == len(differences(other, one))
+
+
+def test_a_table_that_is_empty_on_one_side_is_no_difference_beside_what_it_holds_on_the_other() -> None:
+    before = from_table({"name": "x", "fixed": {"ema": 0.5}, "space": {"scheduler": {"step": {}}}}, where="x")
+    space = {"ema": [0.5], "scheduler": {"step": {"gamma": [0.1]}, "cosine": {}}}
+    now = from_table({"name": "x", "space": space}, where="x")
+    assert differences(before, now) == [
+        "fixed.ema: 0.5, now absent",
+        "space.ema: absent, now [0.5]",
+        "space.scheduler.step.gamma: absent, now [0.1]",
+        "space.scheduler.cosine: absent, now {}",
+    ]

@@ -22,7 +22,7 @@ def trial(number: int, losses: Sequence[float], *, running: bool = False) -> Fro
     made = create_trial(
         state=state,
         value=None if running else min(losses),
-        intermediate_values={epoch: loss for epoch, loss in enumerate(losses, start=1)},
+        intermediate_values=dict(enumerate(losses, start=1)),
     )
     made.number = number
     return made
@@ -92,4 +92,5 @@ def test_a_score_is_foretold_by_what_it_lacks_of_1(recorded: list[list[float]]) 
     assert found is not None
     assert by_loss is not None
     assert found.value == pytest.approx(1.0 - by_loss.value)
-    assert (found.hopeless, found.error) == (by_loss.hopeless, pytest.approx(by_loss.error))
+    assert found.hopeless == by_loss.hopeless
+    assert found.error == pytest.approx(by_loss.error)

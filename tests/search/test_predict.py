@@ -60,15 +60,27 @@ def test_each_image_is_a_line_with_its_labels_the_most_probable_first(folder: Pa
     assert done.stderr.endswith(" images/s.\n")
 
 
-def test_json_is_one_array(folder: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_json_is_one_array(folder: Path, photos: list[Path]) -> None:
     done = invoke("predict", folder / "photos", "--model", folder / "model", "--json", "--device", "cpu")
     assert json.loads(done.stdout) == [
         {"image": str(file), "labels": list(one.labels), "probabilities": one.probabilities}
         for file, one in zip(photos, told(folder, photos), strict=True)
     ]
-    nothing = invoke("predict", tmp_path, "--model", folder / "model", "--json")
-    assert (nothing.exit_code, json.loads(nothing.stdout)) == (0, [])
-    assert nothing.stderr == "There is no image to look at.\n"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_folders_without_an_image_are_a_sentence_and_exit_code_2(
+    folder: Path, tmp_path: Path, sqlite_url: str, form: tuple[str, ...]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("no image")
+    words = ("predict", "empty", "texts", "--model", folder / "model", *form)
+    done = call(*words, folder=tmp_path, storage=sqlite_url, code=2)
+    assert (done.stdout, done.stderr) == (
+        "",
+        "Error: empty, texts: no image is there. Name files, or folders with images somewhere below them.\n",
+    )
 
 
 def test_csv_has_a_column_a_class(folder: Path, photos: list[Path]) -> None:
@@ -131,4 +143,5 @@ def test_a_picture_shows_where_a_label_is_seen(
     assert "<h1>000.png</h1>" in page.read_text(encoding="utf-8")
     refused = invoke("explain", photos[0], "--model", folder / "model", "--label", "tob")
     assert isinstance(refused.exception, BadParams)
-    assert str(refused.exception) == "label: 'tob' is not a class of this model. Did you mean 'top'?"
+    problem = "label: 'tob' is not a class of this model, one of left, right, top. Did you mean 'top'?"
+    assert str(refused.exception) == problem

@@ -348,7 +348,8 @@ def test_opening_a_database_imports_no_torch() -> None:
             "Study 'mine' was started with another declaration:\n"
             "  space.lr.high: 0.01, now 0.1\n"
             "  pruner: none, now hyperband\n"
-            'Go on by --study NAME alone or the same values, or name this one otherwise: name = "..." in its file.',
+            "Go on by --study NAME alone or the same values; let it grow by mlc-search run --study FILE --extend; or "
+            'name this one otherwise: name = "..." in its file.',
         ),
         (
             BadDeclaration("my.toml", "space.lr.low", "'a' is not a number."),

@@ -9,8 +9,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,8 +25,10 @@ from sqlalchemy import make_url
 
 from search.errors import BadStorage, StorageDown
 from search.ledger import Done, Ledger, Progress, Wait, ask
-from search.proxy import CONNECTIONS, open_database, start, stop
+from search.patience import Patience
+from search.proxy import CONNECTIONS, _address, open_database, start, stop
 from search.remote import Remote
+from search.sessions import FREE, Tries
 from search.storage import close, connect, redacted, resolve_url
 from search.study import open_study
 from search.trials import Trials, TrialTaken, together
@@ -360,15 +363,20 @@ def test_thirty_two_clients_share_few_connections(postgres_url: str, tmp_path: P
 
 def test_without_the_token_nobody_is_answered(
     storage_url: str,
+    database: Trials,
     here: Bench,  # noqa: F811 - a fixture
 ) -> None:
     here.ledger.open_budget(1)
     request = b'{"calls":[["get_all_studies",{}]]}'
     for token in (None, "", "another", TOKEN[:-1], f"{TOKEN}x"):
+        server, port = start(database, "127.0.0.1", 0, token=TOKEN)  # one each: five wrong tokens are few enough
+        url = f"grpc://127.0.0.1:{port}"
         for data in (request, b"", b"\xff" * 1000):
-            assert raw(storage_url, data, token=token) == (grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
+            assert raw(url, data, token=token) == (grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
         for method in ("/optuna.StorageService/GetAllStudies", "/none/None"):
-            assert raw(storage_url, b"", token=token, method=method)[0] == grpc.StatusCode.UNAUTHENTICATED
+            assert raw(url, b"", token=token, method=method)[0] == grpc.StatusCode.UNAUTHENTICATED
+        stop(server)
+    assert raw(storage_url, b"", token=TOKEN, method="/none/None")[0] == grpc.StatusCode.UNIMPLEMENTED
     plain = GrpcStorageProxy(host="127.0.0.1", port=make_url(storage_url).port or 0)
     with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
         plain.get_all_studies()
@@ -377,6 +385,45 @@ def test_without_the_token_nobody_is_answered(
     with pytest.raises(BadStorage, match="refuses the token") as caught:
         connect(wrong)
     assert "a-wrong-token" not in str(caught.value)
+
+
+def test_who_sends_wrong_tokens_waits_even_with_the_right_one_and_a_worker_inside_does_not(
+    database: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("search.proxy.Tries", partial(Tries, clock=lambda: now[0]))
+    server, port = start(database, "127.0.0.1", 0, token=TOKEN)
+    url = f"grpc://:{TOKEN}@127.0.0.1:{port}"
+    inside = connect(url.replace("127.0.0.1", "localhost"))  # of the same name, gRPC would share its connection
+    for _ in range(FREE + 3):
+        assert raw(url, b"", token=None)[0] == grpc.StatusCode.UNAUTHENTICATED  # that is no guess
+    for guess in range(FREE):
+        assert raw(url, b"", token=f"guess {guess}")[0] == grpc.StatusCode.UNAUTHENTICATED
+    for token in ("one more", TOKEN):
+        for method in (f"/{SERVICE}/{CALL}", "/none/None"):
+            refused = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many wrong tokens: wait 1 s")
+            assert raw(url, b"", token=token, method=method) == refused
+    assert inside.get_all_studies() == []
+    with pytest.raises(StorageDown, match="too many wrong tokens: wait 1 s"):
+        connect(url)
+    assert inside.get_all_studies() == []
+    close(inside)
+    # A worker that is patient comes in once the time is over.
+    with ThreadPoolExecutor(1) as later:
+        coming = later.submit(connect, url, patience=Patience(60))
+        assert not wait([coming], timeout=0.5).done
+        now[0] += 1.0
+        close(coming.result())
+    assert raw(url, b"", token="wrong")[0] == grpc.StatusCode.UNAUTHENTICATED  # what was wrong before is forgotten
+    stop(server)
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [("ipv4:10.1.2.3:4567", "10.1.2.3"), ("ipv6:%5B2001:db8::1%5D:4567", "2001:db8::1"), ("ipv6:[::1]:4567", "::1")],
+)
+def test_who_calls_is_read_from_how_grpc_spells_it(peer: str, address: str) -> None:
+    assert _address(peer) == address
 
 
 def test_a_request_that_is_none_is_refused_and_the_next_is_answered(

@@ -130,7 +130,8 @@ def changed(study: str, *lines: str) -> str:
     return (
         f"Study {study!r} was started with another declaration:\n"
         + "".join(f"  {line}\n" for line in lines)
-        + 'Go on by --study NAME alone or the same values, or name this one otherwise: name = "..." in its file.'
+        + "Go on by --study NAME alone or the same values; let it grow by mlc-search run --study FILE --extend; or "
+        'name this one otherwise: name = "..." in its file.'
     )
 
 

@@ -18,6 +18,7 @@ from scipy.stats import pearsonr, rankdata
 
 from search.ledger import Claim, ask
 from search.paper import paper_trials
+from search.ranks import spearman
 from search.space import suggest
 from search.strategy import sampler
 from search.study import COMPUTE, DIVERGED, FIT, SECONDS, Study, enqueue_paper, fit_spec, open_study
@@ -28,7 +29,6 @@ from search.views import (
     compare_paper,
     counts,
     leaderboard,
-    spearman,
     trial_rows,
 )
 from tests.search.test_declaration import UNHURRIED

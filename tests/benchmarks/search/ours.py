@@ -14,10 +14,10 @@ from optuna.trial import Trial, TrialState
 
 from search.declaration import Declaration, built_in
 from search.extrapolation import forecast
-from search.ledger import PAUSED
 from search.promotion import goes_on, plan, rung_epochs
 from search.space import suggest
 from search.strategy import sampler
+from search.trials import PAUSED
 from tests.benchmarks.search.simulate import GO, PAUSE, STOP, Job, Task, Verdict, main
 
 

@@ -1,0 +1,171 @@
+"""Runs that are changed while they are under way, from another terminal, and those that keep to a budget of time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from optuna.trial import TrialState
+
+from search.cli import options
+from search.ledger import Claim, Wait
+from search.pool import Pool
+from search.spending import Allowance, Spending, full_length
+from search.study import Study, open_study
+from search.views import TrialRow
+from tests import small
+from tests.crash.test_killed_search import PATIENCE, checkpoints, start, until, workers_of
+from tests.search.test_forecast import row
+
+
+@pytest.fixture
+def study(storage_url: str, tmp_path: Path) -> Iterator[Study]:
+    with open_study(str(small.declare(tmp_path, pruner="none")), storage_url, create=True) as opened:
+        yield opened
+
+
+def finish(study: Study, claim: object) -> None:
+    assert isinstance(claim, Claim)
+    assert study.ledger.finish(claim.trial_id, worker="w", state=TrialState.COMPLETE, value=0.5)
+
+
+def test_a_budget_that_grows_or_shrinks_is_exact_again(study: Study) -> None:
+    ledger = study.ledger
+    budget_id = ledger.open_budget(1, own=True)
+    first = ledger.claim("w", budget_id=budget_id)
+    assert ledger.claim("w", budget_id=budget_id) == Wait()
+
+    assert ledger.resize_budget(budget_id, trials=3, workers=2)
+    second = ledger.claim("w", budget_id=budget_id)
+    assert ledger.resize_budget(budget_id, trials=1)  # two have begun
+    assert ledger.claim("w", budget_id=budget_id) == Wait()
+    (there,) = ledger.budgets()
+    assert (there.budget_id, there.asked, there.own, there.workers) == (budget_id, 2, True, 2)
+
+    finish(study, first)
+    finish(study, second)
+    progress = ledger.remaining(budget_id)
+    assert (progress.asked, progress.finished, progress.closed) == (2, 2, True)
+    assert not ledger.resize_budget(budget_id, trials=9)
+    assert ledger.budgets() == []
+    with pytest.raises(KeyError):
+        ledger.resize_budget(budget_id + 1, trials=1)
+
+
+def test_who_runs_which_trial_is_told_by_worker(study: Study) -> None:
+    budget_id = study.ledger.open_budget(3)
+    for name in ("a", "b"):
+        study.ledger.claim(name, budget_id=budget_id)
+    assert study.ledger.runners(budget_id) == {"a": 0, "b": 1}
+
+
+def test_trials_and_workers_of_a_run_change_while_it_runs(sqlite_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=12, pruner="none")
+    run = start("run", "--study", file, "--trials", 1, "--workers", 1, "--json", folder=tmp_path, storage=sqlite_url)
+    until(lambda: checkpoints(tmp_path))
+    said = json.loads(
+        small.call(
+            "change",
+            "--trials",
+            4,
+            "--workers",
+            3,
+            "--study",
+            small.NAME,
+            "--json",
+            folder=tmp_path,
+            storage=sqlite_url,
+        ).stdout
+    )
+    assert (said["asked"], said["workers"]) == (4, 3)
+    until(lambda: len(workers_of(run)) == 3)
+    assert (
+        "The run goes on with 1 worker."
+        in small.call("change", "--workers", 1, "--study", small.NAME, folder=tmp_path, storage=sqlite_url).stderr
+    )
+    until(lambda: len(workers_of(run)) == 1)
+    printed, told = run.communicate(timeout=PATIENCE)
+
+    assert run.returncode == 0, told
+    rows = small.rows(tmp_path, sqlite_url)
+    ended = json.loads(printed)
+    assert (ended["asked"], ended["finished"], ended["ended"]) == (4, 4, "trials")
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    assert [row["note"] for row in rows] == [""] * 4  # nobody was taken for lost
+    refused = small.call(
+        "change", "--trials", 9, "--study", small.NAME, folder=tmp_path, storage=sqlite_url, code=2
+    ).stderr
+    assert "No run of study 'small' is under way. Start one with mlc-search run." in refused
+
+
+def test_a_run_without_workers_of_its_own_has_none_to_change(sqlite_url: str, tmp_path: Path) -> None:
+    with open_study(str(small.declare(tmp_path)), sqlite_url, create=True) as opened:
+        first, second = opened.ledger.open_budget(5), opened.ledger.open_budget(7)
+    several = small.call(
+        "change", "--trials", 9, "--study", small.NAME, folder=tmp_path, storage=sqlite_url, code=2
+    ).stderr
+    assert f"{first} (5 trials), {second} (7 trials)." in " ".join(several.split())
+    words = ("change", "--run", first, "--study", small.NAME)
+    assert (
+        "has no workers of its own"
+        in small.call(*words, "--workers", 2, folder=tmp_path, storage=sqlite_url, code=2).stderr
+    )
+    assert (
+        "ends after 9 trials; 0 have finished"
+        in small.call(*words, "--trials", 9, folder=tmp_path, storage=sqlite_url).stderr
+    )
+
+
+def test_a_budget_of_time_ends_in_time_with_nothing_half_done_lost(sqlite_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=1000, pruner="none")
+    words = ("run", "--study", file, "--budget", "12s", "--workers", 1, "--json")
+    done = small.call(*words, folder=tmp_path, storage=sqlite_url)
+
+    ended = json.loads(done.stdout) if done.stdout else {}
+    assert (ended["asked"], ended["finished"], ended["ended"]) == (None, 0, "budget")
+    assert "The budget of 12s is used up after 0 trials." in done.stderr
+    assert {row["state"] for row in small.rows(tmp_path, sqlite_url)} <= {"waiting"}
+
+
+def test_what_would_not_finish_within_the_budget_is_not_begun(study: Study, tmp_path: Path) -> None:
+    budget_id = study.ledger.open_budget(100)
+    said: list[str] = []
+    pool = Pool(study, "unused", tmp_path, budget_id)
+    spending = Spending(study, budget_id, Allowance(600.0), pool, said.append)
+    claim = study.ledger.claim("w", budget_id=budget_id)
+    assert isinstance(claim, Claim)
+    study.storage.set_trial_intermediate_value(claim.trial_id, 1, 0.5)
+    study.storage.set_trial_user_attr(claim.trial_id, "seconds", 200.0)  # of one of two epochs
+    finish(study, claim)
+    spending._look(0.0, 450.0)
+    assert said == []
+    spending._look(0.0, 390.0)
+    assert said == ["No further trial is begun: it would not finish within the budget."]
+    progress = study.ledger.remaining(budget_id)
+    assert (progress.asked, progress.closed) == (1, True)
+
+
+def test_the_time_of_a_trial_is_foretold_by_the_slower_quarter_of_epochs() -> None:
+    def ran(number: int, seconds: float) -> TrialRow:
+        return replace(row(number, 0.1, reports=[0.3, 0.2, 0.1]), seconds=seconds, epochs=12)
+
+    rows = [ran(number, seconds) for number, seconds in enumerate([3.0, 6.0, 9.0, 12.0, 15.0])]
+    assert full_length(rows) == 4.0 * 12
+    assert full_length([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "of_workers"), [("2h", 7200.0, False), ("90m", 5400.0, False), ("4wh", 14_400.0, True)]
+)
+def test_a_budget_is_hours_of_the_clock_or_of_workers(text: str, seconds: float, of_workers: bool) -> None:
+    assert options.allowance(text) == Allowance(seconds, of_workers)
+
+
+@pytest.mark.parametrize("text", ["4w", "2", "0h", "h", "4hw", "-1h"])
+def test_budgets_that_say_no_time_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a budget such as"):
+        options.allowance(text)
