@@ -123,7 +123,7 @@ def believe(trials: Sequence[FrozenTrial], declaration: Declaration, encoding: E
         there = ~np.isnan(values)
         below = known[place - 1][there] if place else np.zeros(int(there.sum()))
         seen.append(Level(points[place][there], values[there], below))
-    model = FidelityGp(seen, encoding.categories, ratios=_ratios(epochs), start=memory.thetas)
+    model = FidelityGp(seen, encoding.categories, encoding.lengths, ratios=_ratios(epochs), start=memory.thetas)
     memory.thetas = model.thetas
     means, deviations = model.predict(points, known)
     return Beliefs(encoding, epochs, model, chosen, means, deviations)

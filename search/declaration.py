@@ -166,10 +166,10 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
         key: cast("int", _number(table.get(key, default), whole=True, low=low, high=high, where=where, key=key))
         for key, (default, low, high) in _WHOLE.items()
     }
-    sampler = cast("Sampler", _named(table.get("sampler", {}), SAMPLERS, "tpe", where=where, key="sampler"))
+    sampler = cast("Sampler", _named(table.get("sampler", {}), SAMPLERS, "curves", where=where, key="sampler"))
     if isinstance(sampler, Tpe) and sampler.group and not sampler.multivariate:
         raise BadDeclaration(where, "sampler.group", "true needs multivariate = true; set both to false.")
-    pruner = cast("Pruner", _named(table.get("pruner", {}), PRUNERS, "hyperband", where=where, key="pruner"))
+    pruner = cast("Pruner", _named(table.get("pruner", {}), PRUNERS, "promote", where=where, key="pruner"))
     first = getattr(pruner, "min_resource", 1)
     if first > numbers["epochs"]:
         problem = f"{first} is more than the {numbers['epochs']} epochs of a trial."

@@ -28,6 +28,7 @@ _FORETOLD: Final = frozenset({"step_size", "gamma", "t_max"})  # parameters that
 _OF_SCHEDULE: Final = 3  # features that the learning rate has
 _FADED: Final = 1e-4  # share of the learning rate below which nothing is learned any more
 _DECADES: Final = math.log(1e3)  # of learning rates that are one apart
+_SHORT, _LONG = 0.4, 1.0  # lengths, of a range that is 1 long
 _WIDE: Final = 4.0  # ratio of a list's largest to its smallest number from which its logarithms are compared
 
 Flat = dict[str, Value]
@@ -120,6 +121,12 @@ class Encoding:
         """Which features of `features` are the same or not, and never near."""
         own = [column.is_category for column in self._compared]
         return np.array([*own, *([False] * _OF_SCHEDULE)])
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """Over which distance each feature is expected to matter: the learning rate over less than any other."""
+        own = [_SHORT if column.key == "lr" else _LONG for column in self._compared]
+        return np.array([*own, *([_SHORT] * _OF_SCHEDULE)])
 
     def features(self, configurations: Sequence[Mapping[str, Value]], epoch: int) -> NDArray[np.float64]:
         """Make what a model compares of configurations that have trained until an epoch.

@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 Floats = NDArray[np.float64]
 
 # Means and deviations of the normal priors on the logarithms of what is fitted.
-_LENGTH: Final = (math.log(0.7), 0.9)  # of a feature, whose values are about 1 apart
+_LENGTH: Final = 0.7  # deviation of a feature's length; its mean is given
 _SPREAD: Final = 0.5  # deviation of the process's own; its mean is given
 _NOISE: Final = (math.log(0.15), 0.7)  # between seeds, as a share of the spread
 _BOUND: Final = 5.0  # deviations from a prior's mean that nothing leaves
@@ -35,7 +35,7 @@ _ITERATIONS: Final = 40
 _FIRST: Final = 1.0  # deviation of the lowest level's mean, which is near the median of its values
 _FALL: Final = (-0.2, 0.7)  # the mean for trainings e times as long
 _KEEP: Final = (1.0, 0.3)
-_ADDS: Final = 0.1  # spread of what a level's process adds, for trainings e times as long
+_ADDS: Final = 0.2  # spread of what a level's process adds, for trainings e times as long
 _UNSEEN: Final = 0.3  # deviation of what a level adds that nobody has reached
 _LEAST: Final = 0.05  # spread of the lowest level's values, at least
 _JITTER: Final = 1e-6
@@ -60,6 +60,8 @@ class FidelityGp:
         The lowest first, which has at least one point; others may have none.
     categories : array of bool, (features,)
         Which features are the same or not, and never near.
+    lengths : array, (features,)
+        Over which distance each feature is expected to matter.
     ratios : sequence of float
         How many times as long each level's trainings are as those of the level below; at the lowest 1.
     start : sequence of array, optional
@@ -75,6 +77,7 @@ class FidelityGp:
         self,
         levels: Sequence[Level],
         categories: NDArray[np.bool_],
+        lengths: Floats,
         *,
         ratios: Sequence[float],
         start: Sequence[Floats] = (),
@@ -83,7 +86,11 @@ class FidelityGp:
         self._levels: list[_Process | None] = []
         for place, level in enumerate(levels):
             begin = start[place] if place < len(start) else None
-            made = _Process(level, categories, log_ratio=self._logs[place], start=begin) if len(level.values) else None
+            made = (
+                _Process(level, categories, lengths, log_ratio=self._logs[place], start=begin)
+                if len(level.values)
+                else None
+            )
             self._levels.append(made)
         self.thetas = [process.theta for process in self._levels if process is not None]
 
@@ -117,9 +124,16 @@ class FidelityGp:
 class _Process:
     """One level's: a line over the level's below, and a process over configurations."""
 
-    def __init__(self, level: Level, categories: NDArray[np.bool_], *, log_ratio: float, start: Floats | None) -> None:
+    def __init__(
+        self,
+        level: Level,
+        categories: NDArray[np.bool_],
+        lengths: Floats,
+        *,
+        log_ratio: float,
+        start: Floats | None,
+    ) -> None:
         self._points, self._categories, self._lowest = level.points, categories, log_ratio == 0
-        features = level.points.shape[1]
         if self._lowest:
             self._line, self._trust = np.array([float(np.median(level.values))]), np.array([_FIRST])
             spread = max(float(level.values.std()), _LEAST)
@@ -131,8 +145,8 @@ class _Process:
         self._residual = level.values - self._basis @ self._line
         self._of_line = (self._basis * self._trust**2) @ self._basis.T
         self._apart = distances(level.points, level.points, categories)
-        self._mean = np.array([*([_LENGTH[0]] * features), math.log(spread), _NOISE[0]])
-        self._deviation = np.array([*([_LENGTH[1]] * features), _SPREAD, _NOISE[1]])
+        self._mean = np.array([*np.log(lengths), math.log(spread), _NOISE[0]])
+        self._deviation = np.array([*([_LENGTH] * len(lengths)), _SPREAD, _NOISE[1]])
         low, high = self._mean - _BOUND * self._deviation, self._mean + _BOUND * self._deviation
         begin = self._mean if start is None else np.clip(start, low, high)
         bounds = list(zip(low, high, strict=True))

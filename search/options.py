@@ -52,7 +52,7 @@ class Promote:
     """Successive halving by pauses (Li et al. 2020): only a rung's best go on, also later, from their checkpoint."""
 
     min_resource: int = _option(1, 1)  # epochs before the first pause
-    reduction_factor: int = _option(3, 2)
+    reduction_factor: int = _option(7, 2)  # of this many trials that came as far one goes on
     extrapolate: bool = _option(default=True)  # stop what will not reach the best, as its curve tells
     paused_mb: int = _option(4_000, 0)  # checkpoints of paused trials, all together; one without begins again
 

@@ -8,13 +8,15 @@ References
 ----------
 Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA, by promotion). Bohdal et al.,
 "PASHA: Efficient HPO and NAS with Progressive Resource Allocation", ICLR 2023 (rungs whose ranking can be trusted).
+Thorndike, "Personnel Selection", 1949: correlations under selection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
@@ -38,7 +40,7 @@ class Rung:
     epoch: int
     reached: tuple[float, ...]  # of all trials that came as far, the cost of the best epoch until then; ascending
     share: float  # of them that goes on
-    correlation: float | None  # of ranks here and at the next rung; None where too few trials tell
+    correlation: float | None  # of ranks here and at the next rung, had all gone on; None where too few trials tell
     pairs: int  # trials that were at both
 
     def to_table(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]
     ]
     found = []
     for epoch, here, above in zip(epochs[:-1], reached[:-1], reached[1:], strict=True):
-        correlation = _spearman([here[number] for number in above], list(above.values()))
+        correlation = _correlation(here, above)
         wider = 2 if correlation is not None and correlation < WEAK else 1
         share = min(1.0, wider / options.reduction_factor)
         found.append(Rung(epoch, tuple(sorted(here.values())), share, correlation, len(above)))
@@ -149,7 +151,18 @@ def cost_at(trial: FrozenTrial, epoch: int, sign: float) -> float:
     return min((cost for cost in until if not math.isnan(cost)), default=math.inf)
 
 
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    if len(first) < PAIRS:
+def _correlation(here: Mapping[int, float], above: Mapping[int, float]) -> float | None:
+    """Correlate the ranks at two rungs, had all trials gone on; None where too few did.
+
+    Only the best go on, and among those ranks agree less. The correction is Thorndike's second case: by how much less
+    the ranks spread of those that went on.
+    """
+    if len(above) < PAIRS:
         return None
-    return spearman(first, second)
+    found = spearman([here[number] for number in above], list(above.values()))
+    ranks = {number: place for place, number in enumerate(sorted(here, key=here.__getitem__))}
+    restricted = pstdev(ranks[number] for number in above)
+    if found is None or restricted == 0:
+        return None
+    ratio = pstdev(ranks.values()) / restricted
+    return found * ratio / math.sqrt(1 + found**2 * (ratio**2 - 1))

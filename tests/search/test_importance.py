@@ -207,15 +207,15 @@ def test_the_command_prints_a_table_or_json_and_of_too_few_trials_a_sentence(stu
     early = call("importance", folder=tmp_path, storage=storage)
     assert early.stdout == ""
     assert early.stderr == "0 finished trials are too few to tell importances: at least 10 are needed.\n"
-    fill(study, 20, by_lr)
+    fill(study, 60, by_lr)
     add(study, {"lr": 1e-2, "scheduler": "step"}, [], state="PRUNED", attributes={DIVERGED: "epoch 1: the loss is nan"})
 
     drawn = call("importance", folder=tmp_path, storage=storage).stdout
     told = json.loads(call("importance", "--json", folder=tmp_path, storage=storage).stdout)
 
-    assert "Of 21 trials, the 20 complete ones first" in drawn
+    assert "Of 61 trials, the 60 complete ones first" in drawn
     assert told["study"] == "default"
-    assert (told["method"], told["trials"], told["complete"]) == ("ped-anova", 21, 20)
+    assert (told["method"], told["trials"], told["complete"]) == ("ped-anova", 61, 60)
     assert told["rows"][0].keys() == {"key", "share", "chance", "p", "trials", "told"}
     assert told["rows"][0]["key"] == "lr"
     call("importance", "--method", "guess", folder=tmp_path, storage=storage, code=2)
