@@ -13,19 +13,19 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import optuna
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.errors import CodeChanged, StudyNotFound
+from search.slots import Desk, Done, Plan, Slot, Wait, close, end, finished_of, give_up, moment, next_slot, queue
 from search.storage import transact
 from search.tables import (
     BUDGETS,
@@ -74,26 +74,6 @@ class Claim:
     attempt: int  # counted from 1; an attempt that was released does not count
     budget_id: int
     left: int = 0  # trials of the budget that are still to begin
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to become of paused trials, as a worker that has read the study sees it; trials by Optuna's id."""
-
-    promote: tuple[int, ...] = ()  # the best first
-    last: tuple[int, ...] = ()  # to go on only where nothing else is left to do
-    give_up: tuple[int, ...] = ()  # to be pruned
-    paused: tuple[tuple[int, int], ...] = ()  # all that are known, and the step at which each one paused
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """All that remains is running elsewhere; it may come back, so ask again in a while."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Nothing is left to claim: the budget is finished or closed, or there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +186,7 @@ class Ledger:
     @_operation
     def close_budget(self, budget_id: int) -> None:
         """Let no more trials be claimed from it; what runs may still finish."""
-        self._locked(lambda session: self._close(session, budget_id))
+        self._locked(lambda session: close(self._desk(session), budget_id))
 
     @_operation
     def resize_budget(self, budget_id: int, *, trials: int | None = None, workers: int | None = None) -> bool:
@@ -236,7 +216,7 @@ class Ledger:
             if row is None:
                 raise KeyError(budget_id)
             counts = states(session, budget_id)
-            if row.closed or _finished(counts) >= row.trials:
+            if row.closed or finished_of(counts) >= row.trials:
                 return False
             begun = sum(counts.values()) - counts.get(TrialState.FAIL, 0)
             values = {} if trials is None else {"trials": max(trials, begun)}
@@ -257,7 +237,7 @@ class Ledger:
             return [
                 Budget(row.budget_id, row.trials, row.beat_at is not None, row.workers)
                 for row in rows
-                if _finished(states(session, row.budget_id)) < row.trials
+                if finished_of(states(session, row.budget_id)) < row.trials
             ]
 
         return self._locked(work)
@@ -290,15 +270,15 @@ class Ledger:
             if row is None:
                 raise KeyError(budget_id)
             counts = states(session, budget_id)
-            queue = select(func.count()).select_from(self._queue().subquery())
-            finished = _finished(counts)
+            waiting = select(func.count()).select_from(queue(self._desk(session)).subquery())
+            finished = finished_of(counts)
             return Progress(
                 asked=row.trials,
                 finished=finished,
                 running=counts.get(TrialState.RUNNING, 0),
                 failed=counts.get(TrialState.FAIL, 0),
                 paused=counts.get(TrialState.WAITING, 0),
-                waiting=session.execute(queue).scalar_one(),
+                waiting=session.execute(waiting).scalar_one(),
                 closed=row.closed or finished >= row.trials,
             )
 
@@ -351,9 +331,9 @@ class Ledger:
                 self._close_abandoned(session, clock - grace)
             if code is not None:
                 self._agree(session, code, since=clock - grace)
-            self._give_up(session, [] if plan is None else plan.give_up)
-            found = self._next(session, budget_id, plan)
-            if not isinstance(found, _Slot):
+            give_up(self._desk(session), [] if plan is None else plan.give_up)
+            found = next_slot(self._desk(session), budget_id, plan)
+            if not isinstance(found, Slot):
                 return found
             return self._take(session, found, worker=worker, clock=clock, token=token)
 
@@ -451,7 +431,7 @@ class Ledger:
             trial = self._held(session, trial_id, worker, also=state)
             if trial is None or trial.state == state:
                 return trial is not None
-            self._end(session, trial, state, value if value is not None else last_report(session, trial_id))
+            end(self._desk(session), trial, state, value if value is not None else last_report(session, trial_id))
             return True
 
         return self._locked(work)
@@ -620,104 +600,11 @@ class Ledger:
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.beat_at < since)
         session.execute(update(BUDGETS).where(where, BUDGETS.c.closed.is_(False)).values(closed=True))
 
-    def _next(self, session: Session, budget_id: int | None, plan: Plan | None) -> _Slot | Wait | Done:
-        where = (BUDGETS.c.study_id == self._study_id) & BUDGETS.c.closed.is_(False)
-        if budget_id is not None:
-            where &= BUDGETS.c.budget_id == budget_id
-        answer: Wait | Done = Done()
-        for budget in session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all():
-            slot = self._slot(session, budget.budget_id, budget.trials, plan)
-            if isinstance(slot, _Slot):
-                return slot
-            if isinstance(slot, Done):
-                self._close(session, budget.budget_id)
-            else:
-                answer = slot
-        return answer
-
-    def _slot(self, session: Session, budget_id: int, trials: int, plan: Plan | None) -> _Slot | Wait | Done:
-        counts = states(session, budget_id)
-        running, paused, finished = (
-            counts.get(TrialState.RUNNING, 0),
-            counts.get(TrialState.WAITING, 0),
-            _finished(counts),
-        )
-        adopted = self._adopt(session, budget_id, trials - running - paused - finished)
-        paused += adopted
-        left = trials - running - paused - finished
-        empty = self._queue_is_empty(session)
-        if left > 0 and not empty:
-            return _Slot(budget_id, left - 1)
-        if paused and plan is not None and (trial := self._paused(session, budget_id, plan.promote)) is not None:
-            return _Slot(budget_id, left, trial)
-        if left > 0 and self._draws:
-            return _Slot(budget_id, left - 1)
-        if running:
-            return Wait()
-        known = self._all_paused(session, budget_id)
-        if plan is not None and not known.items() <= set(plan.paused):
-            return Wait()  # others have paused since
-        if plan is not None and (trial := self._paused(session, budget_id, plan.last)) is not None:
-            return _Slot(budget_id, left, trial)
-        self._give_up(session, known)
-        return Done()
-
-    def _adopt(self, session: Session, budget_id: int, room: int) -> int:
-        """Take over paused trials of budgets that were closed before, those farthest on first."""
-        closed = select(BUDGETS.c.budget_id).where(BUDGETS.c.study_id == self._study_id, BUDGETS.c.closed)
-        orphans = select(CLAIMS.c.trial_id).where(CLAIMS.c.paused_at.is_not(None), CLAIMS.c.budget_id.in_(closed))
-        orphans = orphans.order_by(CLAIMS.c.paused_at.desc(), CLAIMS.c.trial_id).limit(max(0, room))
-        found = session.execute(orphans).scalars().all() if room > 0 else []
-        if found:
-            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id.in_(found)).values(budget_id=budget_id))
-        return len(found)
-
-    def _all_paused(self, session: Session, budget_id: int) -> dict[int, int]:
-        """By trial, the step at which it paused."""
-        rows = select(CLAIMS.c.trial_id, CLAIMS.c.paused_at).where(CLAIMS.c.budget_id == budget_id)
-        return {row[0]: row[1] for row in session.execute(rows.where(CLAIMS.c.paused_at.is_not(None)))}
-
-    def _paused(self, session: Session, budget_id: int, trial_ids: Sequence[int]) -> Trial | None:
-        """Take the first of these that still waits to be promoted."""
-        there = self._all_paused(session, budget_id) if trial_ids else {}
-        for trial_id in trial_ids:
-            if trial_id in there:
-                trial = session.get_one(models.TrialModel, trial_id, with_for_update=True)
-                if trial.state == TrialState.WAITING:
-                    trial.state = TrialState.RUNNING
-                    return trial
-        return None
-
-    def _give_up(self, session: Session, trial_ids: Iterable[int]) -> None:
-        """Prune those of the trials that are paused."""
-        ids = list(trial_ids)
-        paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == self._study_id, CLAIMS.c.paused_at.is_not(None))
-        for trial_id in session.execute(paused.where(CLAIMS.c.trial_id.in_(ids))).scalars().all() if ids else ():
-            trial = session.get_one(models.TrialModel, trial_id, with_for_update=True)
-            if trial.state == TrialState.WAITING:
-                self._end(session, trial, TrialState.PRUNED, last_report(session, trial_id))
-            session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(paused_at=None))
-
-    def _end(self, session: Session, trial: Trial, state: TrialState, value: float | None) -> None:
-        if value is not None:
-            self._storage._set_trial_value_without_commit(session, trial, 0, value)
-        trial.state, trial.datetime_complete = state, _moment(now(session))
-
-    def _queue(self) -> Select[tuple[int]]:
-        """Select the trials that wait to be claimed."""
-        trial = models.TrialModel
-        paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == self._study_id, CLAIMS.c.paused_at.is_not(None))
-        waiting = select(trial.trial_id).filter_by(study_id=self._study_id, state=TrialState.WAITING)
-        return waiting.where(trial.trial_id.not_in(paused))
-
-    def _queue_is_empty(self, session: Session) -> bool:
-        return session.execute(self._queue().limit(1)).first() is None
-
-    def _take(self, session: Session, slot: _Slot, *, worker: str, clock: float, token: str) -> Claim:
+    def _take(self, session: Session, slot: Slot, *, worker: str, clock: float, token: str) -> Claim:
         trial: Trial = slot.promoted if slot.promoted is not None else self._pop(session)
         if trial is None:
             trial = self._storage._get_prepared_new_trial(self._study_id, None, session)
-        trial.datetime_start = _moment(clock)
+        trial.datetime_start = moment(clock)
         before = session.execute(select(CLAIMS).where(CLAIMS.c.trial_id == trial.trial_id)).one_or_none()
         attempt = 1 if before is None else before.attempts + 1
         row = {"budget_id": slot.budget_id, "worker": worker, "attempts": attempt, "beat_at": clock, "token": token}
@@ -731,8 +618,8 @@ class Ledger:
 
     def _pop(self, session: Session) -> Trial | None:
         trial = models.TrialModel
-        queue = select(trial).where(trial.trial_id.in_(self._queue())).order_by(trial.number).limit(1)
-        while (first := session.execute(queue).scalar_one_or_none()) is not None:
+        waiting = select(trial).where(trial.trial_id.in_(queue(self._desk(session)))).order_by(trial.number).limit(1)
+        while (first := session.execute(waiting).scalar_one_or_none()) is not None:
             # Somebody's plain Study.ask, which knows no lock on the study, may be popping the same one.
             session.refresh(first, with_for_update=True)
             if first.state == TrialState.WAITING:
@@ -780,21 +667,11 @@ class Ledger:
         if again:
             put_back(session, trial, forgive=0)
         else:
-            trial.state, trial.datetime_complete = TrialState.FAIL, _moment(now(session))
+            trial.state, trial.datetime_complete = TrialState.FAIL, moment(now(session))
         return again
 
-    def _close(self, session: Session, budget_id: int) -> None:
-        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-        session.execute(update(BUDGETS).where(where).values(closed=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where there is something to do."""
-
-    budget_id: int
-    left: int  # trials of the budget that are still to begin, once this one has
-    promoted: Trial | None = None  # the paused trial that goes on; else one of the queue, or a new one
+    def _desk(self, session: Session) -> Desk:
+        return Desk(session, self._storage, self._study_id, self._draws)
 
 
 def ask(study: optuna.Study, claim: Claim) -> optuna.trial.Trial:
@@ -805,12 +682,3 @@ def ask(study: optuna.Study, claim: Claim) -> optuna.trial.Trial:
     study._thread_local.cached_all_trials = None
     study._storage.get_all_trials(study._study_id, deepcopy=False)  # its cache learns of the trial
     return optuna.trial.Trial(study, claim.trial_id)
-
-
-def _moment(clock: float) -> datetime:
-    """Spell the database's time as Optuna's tables hold times."""
-    return datetime.fromtimestamp(clock, UTC).astimezone()
-
-
-def _finished(counts: Mapping[TrialState, int]) -> int:
-    return counts.get(TrialState.COMPLETE, 0) + counts.get(TrialState.PRUNED, 0)

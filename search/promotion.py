@@ -23,9 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mlc_core import OBJECTIVES
 from search.declaration import Declaration
-from search.ledger import Plan
 from search.options import Promote
 from search.ranks import spearman
+from search.slots import Plan
 from search.trials import paused_at
 
 WEAK: Final = 0.5  # rank correlation to the next rung below which twice as many go on

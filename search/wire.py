@@ -22,7 +22,8 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import CodeChanged, StudyNotFound
-from search.ledger import Claim, Done, Ledger, Progress, Wait
+from search.ledger import Claim, Ledger, Progress
+from search.slots import Done, Wait
 from search.trials import Trials, TrialTaken
 
 SERVICE: Final = "mlc_search.StorageProxy"

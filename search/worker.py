@@ -23,11 +23,12 @@ from search.artifacts import sweep
 from search.attempts import BEAT_SECONDS, Attempts, Trouble
 from search.data import Source, open_data
 from search.errors import StorageDown, StudyNotFound
-from search.ledger import Claim, Done, Ledger, Plan, Wait
+from search.ledger import Claim, Ledger
 from search.objective import study_precision
 from search.patience import Patience
 from search.promotion import plan, rung_epochs
 from search.signals import Interrupted, Stop
+from search.slots import Done, Plan, Wait
 from search.storage import VARIABLE
 from search.study import FOR_PEOPLE, Study, is_outdated, open_study
 from search.versions import code_version

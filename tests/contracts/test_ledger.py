@@ -20,7 +20,8 @@ from sqlalchemy import Connection, Table, event, func, select
 from sqlalchemy.exc import OperationalError
 
 from search.errors import CodeChanged, StudyNotFound
-from search.ledger import LOSSES, Claim, Done, Ledger, Progress, Wait, ask
+from search.ledger import LOSSES, Claim, Ledger, Progress, ask
+from search.slots import Done, Wait
 from search.storage import close, connect
 from search.tables import BUDGETS, CLAIMS, ENQUEUED
 from tests.crew import Crew, Together

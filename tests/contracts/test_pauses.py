@@ -9,9 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from search.declaration import built_in
-from search.ledger import Claim, Done, Plan, Wait, ask
+from search.ledger import Claim, ask
 from search.options import Promote
 from search.promotion import goes_on, plan, rung_epochs, rungs
+from search.slots import Done, Plan, Wait
 from search.trials import paused_at
 from tests.contracts.opened import Opened, ours
 

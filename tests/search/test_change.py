@@ -12,8 +12,9 @@ import typer
 from optuna.trial import TrialState
 
 from search.cli import options
-from search.ledger import Claim, Wait
+from search.ledger import Claim
 from search.pool import Pool
+from search.slots import Wait
 from search.spending import Allowance, Spending, full_length
 from search.study import Study, open_study
 from search.views import TrialRow

@@ -10,7 +10,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.convergence import FEWEST, Convergence, between_epochs, between_seeds, bound
-from search.ledger import Claim, Done, ask
+from search.ledger import Claim, ask
+from search.slots import Done
 from search.space import suggest
 from search.study import Study, open_study
 from search.views import TrialRow

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlc_core import Params
+from mlc_core import Params, Value
 from search.declaration import built_in
 from search.encoding import Encoding
 from search.fidelity_gp import distances
@@ -15,7 +15,7 @@ from search.space import outside
 
 STUDY = built_in("default")
 SPACE = Encoding.of(STUDY)
-BASE = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "dropout": 0.1, "batch_size": 32}
+BASE: dict[str, Value] = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "dropout": 0.1, "batch_size": 32}
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.5))
@@ -39,18 +39,19 @@ def test_what_is_drawn_nearby_is_nearer_than_what_is_drawn_anywhere() -> None:
 
 @pytest.mark.parametrize("epoch", [1, 3, 12])
 def test_schedulers_that_do_the_same_to_the_learning_rate_differ_by_their_name_alone(epoch: int) -> None:
-    flat = [
+    flat: list[dict[str, Value]] = [
         {**BASE, "scheduler": "step", "step_size": 12, "gamma": 0.5},
         {**BASE, "scheduler": "plateau", "factor": 0.475, "patience": 2},  # the middle of their ranges
     ]
-    apart = distances(*(SPACE.features([one], epoch) for one in flat), SPACE.categories)[:, 0, 0]
+    first, second = (SPACE.features([one], epoch) for one in flat)
+    apart = distances(first, second, SPACE.categories)[:, 0, 0]
     assert np.sum(apart > 0.02) == 1
     assert apart.max() == 1.0
 
 
 def test_a_learning_rate_that_falls_soon_is_far_from_one_that_stays_but_not_in_its_first_epoch() -> None:
-    soon = {**BASE, "scheduler": "step", "step_size": 1, "gamma": 0.1}
-    late = {**BASE, "scheduler": "step", "step_size": 12, "gamma": 0.1}
+    soon: dict[str, Value] = {**BASE, "scheduler": "step", "step_size": 1, "gamma": 0.1}
+    late: dict[str, Value] = {**BASE, "scheduler": "step", "step_size": 12, "gamma": 0.1}
     first, last = (
         distances(SPACE.features([soon], epoch), SPACE.features([late], epoch), SPACE.categories).sum()
         for epoch in (1, 12)

@@ -24,11 +24,12 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 
 from search.errors import BadStorage, StorageDown
-from search.ledger import Done, Ledger, Progress, Wait, ask
+from search.ledger import Ledger, Progress, ask
 from search.patience import Patience
 from search.proxy import CONNECTIONS, _address, open_database, start, stop
 from search.remote import Remote
 from search.sessions import FREE, Tries
+from search.slots import Done, Wait
 from search.storage import close, connect, redacted, resolve_url
 from search.study import open_study
 from search.trials import Trials, TrialTaken, together

@@ -1,0 +1,177 @@
+"""Where a budget has something to do: a trial that waits, a paused one to promote, a new one; within a transaction.
+
+Not here: the transactions, and who asks (ledger.py); which paused trial goes on (promotion.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
+from optuna.trial import TrialState
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
+
+from search.tables import BUDGETS, CLAIMS, Trial, last_report, now, states
+from search.trials import Trials
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A transaction that holds a study's row."""
+
+    session: Session
+    storage: Trials
+    study_id: int
+    draws: bool  # whether new trials are begun once the queue is empty
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where there is something to do."""
+
+    budget_id: int
+    left: int  # trials of the budget that are still to begin, once this one has
+    promoted: Trial | None = None  # the paused trial that goes on; else one of the queue, or a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to become of paused trials, as a worker that has read the study sees it; trials by Optuna's id."""
+
+    promote: tuple[int, ...] = ()  # the best first
+    last: tuple[int, ...] = ()  # to go on only where nothing else is left to do
+    give_up: tuple[int, ...] = ()  # to be pruned
+    paused: tuple[tuple[int, int], ...] = ()  # all that are known, and the step at which each one paused
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """All that remains is running elsewhere; it may come back, so ask again in a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to claim: the budget is finished or closed, or there is none."""
+
+
+def next_slot(at: Desk, budget_id: int | None, plan: Plan | None) -> Slot | Wait | Done:
+    """Look for something to do in a budget, or in any open one; close those where nothing is left."""
+    where = (BUDGETS.c.study_id == at.study_id) & BUDGETS.c.closed.is_(False)
+    if budget_id is not None:
+        where &= BUDGETS.c.budget_id == budget_id
+    answer: Wait | Done = Done()
+    for budget in at.session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all():
+        slot = _slot(at, budget.budget_id, budget.trials, plan)
+        if isinstance(slot, Slot):
+            return slot
+        if isinstance(slot, Done):
+            close(at, budget.budget_id)
+        else:
+            answer = slot
+    return answer
+
+
+def _slot(at: Desk, budget_id: int, trials: int, plan: Plan | None) -> Slot | Wait | Done:
+    counts = states(at.session, budget_id)
+    running, paused, finished = (
+        counts.get(TrialState.RUNNING, 0),
+        counts.get(TrialState.WAITING, 0),
+        finished_of(counts),
+    )
+    adopted = _adopt(at, budget_id, trials - running - paused - finished)
+    paused += adopted
+    left = trials - running - paused - finished
+    empty = _is_empty(at)
+    if left > 0 and not empty:
+        return Slot(budget_id, left - 1)
+    if paused and plan is not None and (trial := _paused(at, budget_id, plan.promote)) is not None:
+        return Slot(budget_id, left, trial)
+    if left > 0 and at.draws:
+        return Slot(budget_id, left - 1)
+    if running:
+        return Wait()
+    known = _all_paused(at, budget_id)
+    if plan is not None and not known.items() <= set(plan.paused):
+        return Wait()  # others have paused since
+    if plan is not None and (trial := _paused(at, budget_id, plan.last)) is not None:
+        return Slot(budget_id, left, trial)
+    give_up(at, known)
+    return Done()
+
+
+def _adopt(at: Desk, budget_id: int, room: int) -> int:
+    """Take over paused trials of budgets that were closed before, those farthest on first."""
+    closed = select(BUDGETS.c.budget_id).where(BUDGETS.c.study_id == at.study_id, BUDGETS.c.closed)
+    orphans = select(CLAIMS.c.trial_id).where(CLAIMS.c.paused_at.is_not(None), CLAIMS.c.budget_id.in_(closed))
+    orphans = orphans.order_by(CLAIMS.c.paused_at.desc(), CLAIMS.c.trial_id).limit(max(0, room))
+    found = at.session.execute(orphans).scalars().all() if room > 0 else []
+    if found:
+        at.session.execute(update(CLAIMS).where(CLAIMS.c.trial_id.in_(found)).values(budget_id=budget_id))
+    return len(found)
+
+
+def _all_paused(at: Desk, budget_id: int) -> dict[int, int]:
+    """By trial, the step at which it paused."""
+    rows = select(CLAIMS.c.trial_id, CLAIMS.c.paused_at).where(CLAIMS.c.budget_id == budget_id)
+    return {row[0]: row[1] for row in at.session.execute(rows.where(CLAIMS.c.paused_at.is_not(None)))}
+
+
+def _paused(at: Desk, budget_id: int, trial_ids: Sequence[int]) -> Trial | None:
+    """Take the first of these that still waits to be promoted."""
+    there = _all_paused(at, budget_id) if trial_ids else {}
+    for trial_id in trial_ids:
+        if trial_id in there:
+            trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
+            if trial.state == TrialState.WAITING:
+                trial.state = TrialState.RUNNING
+                return trial
+    return None
+
+
+def give_up(at: Desk, trial_ids: Iterable[int]) -> None:
+    """Prune those of the trials that are paused."""
+    ids = list(trial_ids)
+    paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == at.study_id, CLAIMS.c.paused_at.is_not(None))
+    for trial_id in at.session.execute(paused.where(CLAIMS.c.trial_id.in_(ids))).scalars().all() if ids else ():
+        trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
+        if trial.state == TrialState.WAITING:
+            end(at, trial, TrialState.PRUNED, last_report(at.session, trial_id))
+        at.session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(paused_at=None))
+
+
+def end(at: Desk, trial: Trial, state: TrialState, value: float | None) -> None:
+    """Write how a trial ended, and when."""
+    if value is not None:
+        at.storage._set_trial_value_without_commit(at.session, trial, 0, value)
+    trial.state, trial.datetime_complete = state, moment(now(at.session))
+
+
+def queue(at: Desk) -> Select[tuple[int]]:
+    """Select the trials that wait to be claimed."""
+    trial = models.TrialModel
+    paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == at.study_id, CLAIMS.c.paused_at.is_not(None))
+    waiting = select(trial.trial_id).filter_by(study_id=at.study_id, state=TrialState.WAITING)
+    return waiting.where(trial.trial_id.not_in(paused))
+
+
+def _is_empty(at: Desk) -> bool:
+    return at.session.execute(queue(at).limit(1)).first() is None
+
+
+def close(at: Desk, budget_id: int) -> None:
+    """Let no more trials be claimed from a budget."""
+    where = (BUDGETS.c.study_id == at.study_id) & (BUDGETS.c.budget_id == budget_id)
+    at.session.execute(update(BUDGETS).where(where).values(closed=True))
+
+
+def moment(clock: float) -> datetime:
+    """Spell the database's time as Optuna's tables hold times."""
+    return datetime.fromtimestamp(clock, UTC).astimezone()
+
+
+def finished_of(counts: Mapping[TrialState, int]) -> int:
+    """Count the trials that count against a budget."""
+    return counts.get(TrialState.COMPLETE, 0) + counts.get(TrialState.PRUNED, 0)
