@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def workers_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(run.pid).children() if "search.worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process(run.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "search.worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_a_killed_workers_trial_goes_on_from_its_checkpoint_to_the_same_bits(storage_url: str, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +30,33 @@ from tests.search.test_forecast import row
 def study(storage_url: str, tmp_path: Path) -> Iterator[Study]:
     with open_study(str(small.declare(tmp_path, pruner="none")), storage_url, create=True) as opened:
         yield opened
+
+
+@contextmanager
+def suspended(run: subprocess.Popen[str], database: Path) -> Iterator[None]:
+    """Keep the workers there are now from coming to the run's end before somebody has changed it."""
+    workers = workers_of(run)
+
+    def suspend() -> bool:
+        for worker in workers:
+            worker.suspend()
+        with closing(sqlite3.connect(database, timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError:  # one of them holds it
+                resume()
+                return False
+            return True
+
+    def resume() -> None:
+        for worker in workers:
+            worker.resume()
+
+    until(suspend)
+    try:
+        yield
+    finally:
+        resume()
 
 
 def finish(study: Study, claim: object) -> None:
@@ -68,26 +98,15 @@ def test_trials_and_workers_of_a_run_change_while_it_runs(sqlite_url: str, tmp_p
     file = small.declare(tmp_path, epochs=12, pruner="none")
     run = start("run", "--study", file, "--trials", 1, "--workers", 1, "--json", folder=tmp_path, storage=sqlite_url)
     until(lambda: checkpoints(tmp_path))
-    said = json.loads(
-        small.call(
-            "change",
-            "--trials",
-            4,
-            "--workers",
-            3,
-            "--study",
-            small.NAME,
-            "--json",
-            folder=tmp_path,
-            storage=sqlite_url,
-        ).stdout
-    )
+    change = ("change", "--study", small.NAME)
+    with suspended(run, tmp_path / "search.db"):
+        more = small.call(*change, "--trials", 4, "--workers", 3, "--json", folder=tmp_path, storage=sqlite_url)
+        until(lambda: len(workers_of(run)) == 3)
+    said = json.loads(more.stdout)
     assert (said["asked"], said["workers"]) == (4, 3)
-    until(lambda: len(workers_of(run)) == 3)
-    assert (
-        "The run goes on with 1 worker."
-        in small.call("change", "--workers", 1, "--study", small.NAME, folder=tmp_path, storage=sqlite_url).stderr
-    )
+    with suspended(run, tmp_path / "search.db"):
+        fewer = small.call(*change, "--workers", 1, folder=tmp_path, storage=sqlite_url)
+    assert "The run goes on with 1 worker." in fewer.stderr
     until(lambda: len(workers_of(run)) == 1)
     printed, told = run.communicate(timeout=PATIENCE)
 

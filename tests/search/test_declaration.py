@@ -28,8 +28,8 @@ DEFAULT: dict[str, Any] = {
     "retries": 2,
     "keep": 10,
     "keep_mb": 2000,
-    "sampler": {"name": "tpe", "startup": 10, "multivariate": True, "group": True, "constant_liar": True},
-    "pruner": {"name": "hyperband", "min_resource": 1, "reduction_factor": 4},
+    "sampler": {"name": "curves", "startup": 8},
+    "pruner": {"name": "promote", "min_resource": 1, "reduction_factor": 7, "extrapolate": True, "paused_mb": 4000},
     "space": {
         "optimizer": ["adam", "adamw"],
         "lr": {"low": 1e-5, "high": 1e-2, "log": True},
@@ -97,12 +97,18 @@ BRANCHES = {"step": ("step_size", "gamma"), "plateau": ("factor", "patience"), "
 OF_SCHEDULERS = tuple(key for keys in BRANCHES.values() for key in keys)
 SHARED = tuple(key for key in (*WORDS, *HUNDREDTHS, *COUNTS) if key not in OF_SCHEDULERS)
 SAMPLERS: dict[str, dict[str, st.SearchStrategy[object]]] = {
+    "curves": {"startup": st.integers(1, 100)},
     "tpe": {"startup": st.integers(0, 100), "constant_liar": st.booleans(), "group": st.just(value=False)},
     "gp": {"startup": st.integers(0, 100)},
     "qmc": {},
     "random": {},
 }
 PRUNERS: dict[str, dict[str, st.SearchStrategy[object]]] = {
+    "promote": {
+        "reduction_factor": st.integers(2, 9),
+        "extrapolate": st.booleans(),
+        "paused_mb": st.integers(0, 1_000_000),
+    },
     "hyperband": {"reduction_factor": st.integers(2, 9)},
     "asha": {"reduction_factor": st.integers(2, 9), "min_early_stopping_rate": st.integers(0, 4)},
     "median": {"startup": st.integers(0, 50), "warmup": st.integers(0, 50), "interval": st.integers(1, 9)},
@@ -450,20 +456,28 @@ def test_a_bad_fixed_parameter_is_named(tmp_path: Path, toml: str, sentence: str
 @pytest.mark.parametrize(
     ("toml", "sentence"),
     [
-        ('[sampler]\nname = "tpa"', "sampler.name: 'tpa' is not one of tpe, gp, qmc, random. Did you mean 'tpe'?"),
-        ('[sampler]\nname = ["tpe"]', "sampler.name: ['tpe'] is not one of tpe, gp, qmc, random."),
-        ("[sampler]\nstartup = -1", "sampler.startup: -1 is not a whole number from 0 to 1000000."),
-        ("[sampler]\nconstant_liar = 1", "sampler.constant_liar: 1 is not true or false."),
-        ("[sampler]\nmultivariate = false", "sampler.group: true needs multivariate = true; set both to false."),
         (
-            "[sampler]\nstart = 5",
+            '[sampler]\nname = "tpa"',
+            "sampler.name: 'tpa' is not one of curves, tpe, gp, qmc, random. Did you mean 'tpe'?",
+        ),
+        ('[sampler]\nname = ["tpe"]', "sampler.name: ['tpe'] is not one of curves, tpe, gp, qmc, random."),
+        ("[sampler]\nstartup = 0", "sampler.startup: 0 is not a whole number from 1 to 1000000."),
+        ("[sampler]\ngroup = true", "sampler.group: the key is not one of name, startup."),
+        ('[sampler]\nname = "tpe"\nstartup = -1', "sampler.startup: -1 is not a whole number from 0 to 1000000."),
+        ('[sampler]\nname = "tpe"\nconstant_liar = 1', "sampler.constant_liar: 1 is not true or false."),
+        (
+            '[sampler]\nname = "tpe"\nmultivariate = false',
+            "sampler.group: true needs multivariate = true; set both to false.",
+        ),
+        (
+            '[sampler]\nname = "tpe"\nstart = 5',
             "sampler.start: the key is not one of name, startup, multivariate, group, constant_liar. "
             "Did you mean 'startup'?",
         ),
         ('[sampler]\nname = "random"\nstartup = 5', "sampler.startup: the key is not one of name."),
         (
             '[pruner]\nname = "hyper"',
-            "pruner.name: 'hyper' is not one of hyperband, asha, median, patient, wilcoxon, none. "
+            "pruner.name: 'hyper' is not one of promote, hyperband, asha, median, patient, wilcoxon, none. "
             "Did you mean 'hyperband'?",
         ),
         (
@@ -472,6 +486,12 @@ def test_a_bad_fixed_parameter_is_named(tmp_path: Path, toml: str, sentence: str
         ),
         (
             "[pruner]\nwarmup = 2",
+            "pruner.warmup: the key is not one of name, min_resource, reduction_factor, extrapolate, paused_mb.",
+        ),
+        ("[pruner]\nextrapolate = 1", "pruner.extrapolate: 1 is not true or false."),
+        ("[pruner]\npaused_mb = -1", "pruner.paused_mb: -1 is not a whole number from 0 to 1000000."),
+        (
+            '[pruner]\nname = "hyperband"\nwarmup = 2',
             "pruner.warmup: the key is not one of name, min_resource, reduction_factor.",
         ),
         (
@@ -544,9 +564,11 @@ def test_an_override_is_checked_like_the_file(tmp_path: Path) -> None:
         (("space", "optimizer"), ["adamw"], ["space.optimizer: ['adam', 'adamw'], now ['adamw']"]),
         (("fixed", "augment"), "none", ["fixed.augment: light, now none"]),
         (("pruner",), {"name": "none"}, [
-            "pruner.name: hyperband, now none",
+            "pruner.name: promote, now none",
             "pruner.min_resource: 1, now absent",
-            "pruner.reduction_factor: 4, now absent",
+            "pruner.reduction_factor: 7, now absent",
+            "pruner.extrapolate: True, now absent",
+            "pruner.paused_mb: 4000, now absent",
         ]),
     ],
 )  # fmt: skip
