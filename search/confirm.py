@@ -18,7 +18,8 @@ from mlc_core import Objective, Stream, cost, stream_seed
 from search.declaration import Declaration
 from search.errors import SearchError, StudyNotFound
 from search.options import NoPruner
-from search.study import DATA, FIT, PRECISION, REPEATS, Study, open_study
+from search.study import DATA, FIT, PRECISION, Study, open_study
+from search.trials import REPEATS
 from search.views import TrialRow, leaderboard, trial_rows
 
 SUFFIX: Final = "-confirmation"  # of the study's name that holds the repetitions

@@ -29,6 +29,7 @@ from search.encoding import Encoding, Flat
 from search.fidelity_gp import FidelityGp, Floats, Level, distances
 from search.promotion import cost_at, rung_epochs
 from search.scale import logarithm
+from search.trials import is_replay
 
 MOST: Final = 150  # trials that the model sees: the best ones, and the latest
 LATEST: Final = 50
@@ -82,7 +83,7 @@ class CurveSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Draw a whole configuration."""
         others = [one for one in study._storage.get_all_trials(study._study_id, deepcopy=False)
-                  if one.number != trial.number]  # fmt: skip
+                  if one.number != trial.number and not is_replay(one)]  # fmt: skip
         told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         if len(told) < self._startup:
             return self._encoding.draw(self._rng)
@@ -169,7 +170,8 @@ def levels(declaration: Declaration) -> list[int]:
 
 
 def _chosen(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[FrozenTrial]:
-    told = [one for one in trials if one.params and (one.intermediate_values or one.state == TrialState.RUNNING)
+    silent = (TrialState.RUNNING, TrialState.PRUNED)  # one that diverged in its first epoch has told something too
+    told = [one for one in trials if one.params and (one.intermediate_values or one.state in silent)
             and one.state != TrialState.FAIL]  # fmt: skip
     if len(told) <= MOST:
         return told

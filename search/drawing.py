@@ -27,7 +27,14 @@ LEADERS = 10  # rows of a leaderboard after a run
 PROBLEMS = 10  # of a data set, listed on a terminal
 PAIRS = 3  # of classes that occur together, named on a terminal
 NAMES: Mapping[Objective, str] = {"bce": "validation loss", "macro_f1": "macro F1", "map": "mAP"}
-_COLOURS = {"complete": "green", "pruned": "yellow", "running": "cyan", "waiting": "dim", "failed": "red"}
+_COLOURS = {
+    "complete": "green",
+    "pruned": "yellow",
+    "paused": "blue",
+    "running": "cyan",
+    "waiting": "dim",
+    "failed": "red",
+}
 
 
 def number(value: float | None) -> str:

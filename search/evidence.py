@@ -125,7 +125,7 @@ def standing(rows: Sequence[TrialRow]) -> list[TrialRow]:
     values of different epochs are never compared. Failed and running trials are not among them, nor replays of the
     documented ones: nobody drew those, and they train without what the study fixes.
     """
-    seen = [row for row in rows if row.paper is None and row.state in ("complete", "pruned", "waiting")]
+    seen = [row for row in rows if row.paper is None and row.state in ("complete", "pruned", "paused", "waiting")]
     seen = [row for row in seen if row.reports or diverged(row)]
     return sorted(seen, key=_rank)
 

@@ -23,11 +23,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import OBJECTIVES
 from search.declaration import Declaration
 from search.scale import logarithm
+from search.trials import is_replay
 
 FEWEST: Final = 6  # whole trainings, before anything is foretold
-EARLIEST: Final = 1 / 3  # share of a training that must be known
+EARLIEST: Final = 2 / 3  # share of a training that must be known: sooner, other schedules than those seen mislead
 DEVIATIONS: Final = 2.0  # by which a forecast must miss the best: of 40 hopeless trainings one is not
 _SPREAD: Final = 0.14  # of what a line leaves of log losses, before any is seen
+_LEAST: Final = 0.05  # error, whatever a few trainings that are alike promise
 _TRUST: Final = np.array([1.0, 0.3, 0.3])  # how far its three figures may be from what is assumed
 _ONWARD: Final = 0.4  # share of the latest slope that is expected to go on
 
@@ -62,7 +64,7 @@ def forecast(trials: Sequence[FrozenTrial], number: int, declaration: Declaratio
     epoch, epochs = own.last_step or 0, declaration.epochs
     if not EARLIEST * epochs <= epoch < epochs:
         return None
-    whole = [curve for one in trials if one.state == TrialState.COMPLETE and one.number != number
+    whole = [curve for one in trials if one.state == TrialState.COMPLETE and one.number != number and not is_replay(one)
              and (curve := _curve(one, declaration, epochs)) is not None]  # fmt: skip
     begun = _curve(own, declaration, epoch)
     if len(whole) < FEWEST or begun is None:
@@ -89,7 +91,7 @@ def accuracy(trials: Sequence[FrozenTrial], declaration: Declaration) -> dict[in
         Deviation of the logarithm, leave-one-out over the whole trainings.
     """
     epochs = declaration.epochs
-    whole = [curve for one in trials if one.state == TrialState.COMPLETE
+    whole = [curve for one in trials if one.state == TrialState.COMPLETE and not is_replay(one)
              and (curve := _curve(one, declaration, epochs)) is not None]  # fmt: skip
     if len(whole) < FEWEST:
         return {}
@@ -111,7 +113,8 @@ class _Line:
         everyone = np.arange(len(curves))
         left_out = [ends[one] - features[one] @ _fit(features, ends, everyone != one, epoch, curves.shape[1])
                     for one in everyone]  # fmt: skip
-        error = math.sqrt(float(np.mean(np.square(left_out))) * (1 + 1 / len(curves)))
+        # As far as the line is trusted before anything is seen: a few alike tell little of the others.
+        error = math.sqrt(max(float(np.mean(np.square(left_out))), _LEAST**2) * (1 + 1 / len(curves)))
         return cls(_fit(features, ends, everyone >= 0, epoch, curves.shape[1]), error)
 
 

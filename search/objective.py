@@ -39,20 +39,8 @@ from search.promotion import goes_on, rung_epochs
 from search.signals import Stop
 from search.space import suggest
 from search.strategy import sampler
-from search.study import (
-    COMPUTE,
-    DIVERGED,
-    FIT,
-    METRICS,
-    PAPER,
-    PRECISION,
-    REPEATS,
-    SECONDS,
-    THREADS,
-    Study,
-    fit_spec,
-)
-from search.trials import PAUSED, together
+from search.study import COMPUTE, DIVERGED, FIT, METRICS, PRECISION, SECONDS, THREADS, Study, fit_spec
+from search.trials import PAPER, PAUSED, REPEATS, together
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from search.declaration import Declaration
 from search.options import Promote
 from search.ranks import spearman
 from search.slots import Plan
-from search.trials import paused_at
+from search.trials import is_replay, paused_at
 
 WEAK: Final = 0.5  # rank correlation to the next rung below which twice as many go on
 PAIRS: Final = 8  # trials at both rungs, before their correlation is believed
@@ -75,7 +75,7 @@ def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]
     if not isinstance(options, Promote):
         return []
     sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
-    counted = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
+    counted = [one for one in trials if one.state != TrialState.FAIL and one.intermediate_values and not is_replay(one)]
     epochs = [*rung_epochs(declaration), declaration.epochs]
     reached = [
         {one.number: cost_at(one, epoch, sign) for one in counted if (one.last_step or 0) >= epoch} for epoch in epochs

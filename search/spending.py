@@ -68,6 +68,7 @@ class Spending:
         self._elsewhere = 0  # trials of the budget that ran at the last look
         self._seen: dict[int, _Seen] = {}
         self.closing = False  # whether nothing is begun any more
+        self.asked: int | None = None  # trials of the budget, before it was cut to those that had begun
         self.over = False  # whether the time is up
 
     def watch(self) -> None:
@@ -97,6 +98,7 @@ class Spending:
             whole = max((pace * epochs for pace, epochs in paces if pace is not None), default=0.0)
         if not self.closing and whole > left:
             self.closing = True
+            self.asked = self._study.ledger.remaining(self._budget_id).asked
             self._study.ledger.resize_budget(self._budget_id, trials=0)
             self._say("No further trial is begun: it would not finish within the budget.")
         if self.closing:

@@ -27,7 +27,7 @@ from search.patience import Patience
 from search.space import outside
 from search.storage import close, connect, resolve_url
 from search.strategy import pruner
-from search.trials import Trials
+from search.trials import PAPER, Trials
 
 DECLARATION: Final = "mlc:declaration"  # study attribute: the declaration as JSON
 IDENTITY: Final = "mlc:id"  # study attribute: names the study's files; another study of this name has another
@@ -35,8 +35,6 @@ DATA: Final = "mlc:data"  # study attribute: where its data came from, their fin
 PRECISION: Final = "mlc:precision"  # study attribute: what the first worker's measurement chose for all
 THREADS: Final = "mlc:threads"  # study attribute: CPU threads of a trial, where the declaration leaves them open
 CONFIRMS: Final = "mlc:confirms"  # study attribute: the study whose best trials this one repeats; it has no search
-PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
-REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
 FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
 COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
 METRICS: Final = "metrics"  # trial attribute: by name, one value an epoch

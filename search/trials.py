@@ -29,6 +29,8 @@ from search.errors import SearchError
 from search.patience import Patience
 from search.tables import CLAIMS, now
 
+PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
+REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
 PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__
@@ -63,6 +65,11 @@ def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
 def paused_at(trial: FrozenTrial) -> int:
     """Tell after which step a trial pauses; 0 if it does not."""
     return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
+
+
+def is_replay(trial: FrozenTrial) -> bool:
+    """Tell whether a trial replays or repeats another: it was not searched, and may train otherwise than what is."""
+    return PAPER in trial.user_attrs or REPEATS in trial.user_attrs
 
 
 class TrialTaken(Exception):

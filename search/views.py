@@ -16,8 +16,8 @@ from mlc_core import Objective, Value, cost
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
 from search.ranks import spearman
-from search.study import COMPUTE, DIVERGED, FIT, METRICS, PAPER, REPEATS, SECONDS, Study
-from search.trials import paused_at
+from search.study import COMPUTE, DIVERGED, FIT, METRICS, SECONDS, Study
+from search.trials import PAPER, REPEATS, paused_at
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",

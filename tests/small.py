@@ -15,6 +15,7 @@ epochs = {epochs}
 keep = 2
 
 [sampler]
+name = "{sampler}"
 startup = 3
 
 [pruner]
@@ -43,9 +44,16 @@ image_size = 8
 """
 
 
-def declare(folder: Path, *, epochs: int = 2, pruner: str = "hyperband", large_batches: bool = True) -> Path:
+def declare(
+    folder: Path,
+    *,
+    epochs: int = 2,
+    sampler: str = "curves",
+    pruner: str = "hyperband",
+    large_batches: bool = True,
+) -> Path:
     """Write the study's file. Large batches only, unless documented trials must lie in its space."""
-    toml = _TOML.format(epochs=epochs, pruner=pruner)
+    toml = _TOML.format(epochs=epochs, sampler=sampler, pruner=pruner)
     if large_batches:
         toml = toml.replace("[64, 80, 1000]", "[500, 1000]")
     file = folder / "small.toml"

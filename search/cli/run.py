@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -299,6 +299,8 @@ def _search(
     if converging is not None and not converging.reached:
         converging.look()
     progress = study.ledger.remaining(budget_id)
+    if spending is not None and spending.asked is not None:
+        progress = replace(progress, asked=spending.asked)
     spent = spending is not None and (spending.over or (spending.closing and not (stop.asked or timed_out)))
     why = _reason(converging, stop, progress, spent=spent, timed_out=timed_out)
     return _End(why, progress, None if converging is None else converging.bound)

@@ -17,8 +17,9 @@ from mlc_core import EpochReport, best_epoch
 from search.artifacts import weights_path
 from search.ledger import FAILURE
 from search.paper import paper_trials
-from search.study import FIT, PAPER, Study, paper_params
+from search.study import FIT, Study, paper_params
 from search.tables import CLAIMS
+from search.trials import PAPER
 from tests.faults import audit
 from tests.faults.hands import Line, Place, digest_of, read_log
 from tests.faults.simulated import REASON, raises, weights_are_of

@@ -24,7 +24,8 @@ from search.effects import confounders, effect, holm
 from search.evidence import LEAST, Advice, Change, comparable, toml
 from search.learnings import rises
 from search.stability_advice import jumps, stability_advice
-from search.study import DIVERGED, PAPER, Study, open_study
+from search.study import DIVERGED, Study, open_study
+from search.trials import PAPER
 from search.views import TrialRow, trial_rows
 from tests.search.test_importance import add, by_chance, curve, fill
 from tests.search.test_views import row

@@ -145,15 +145,17 @@ def test_of_thousands_of_trials_the_model_sees_the_best_and_the_latest() -> None
     assert {best.number, 999} <= {trial.number for trial in seen}
 
 
-def test_a_trial_that_diverged_at_once_counts_as_bad() -> None:
-    trials = recorded()[:20]
-    bad = frozen(20, trials[0].params, [])
+def test_a_trial_that_diverged_at_once_counts_as_bad_as_the_worst() -> None:
+    *trials, other = recorded()[:21]
+    bad, twin = frozen(20, other.params, []), frozen(20, other.params, [0.0], paused=True)
     bad.state, bad.values = TrialState.PRUNED, None
+    twin.intermediate_values = {1: max(trial.intermediate_values[1] for trial in trials)}
     beliefs = believe([*trials, bad], STUDY, SPACE, Memory())
-    worst = max(math.log(trial.intermediate_values[1]) for trial in trials)
     assert beliefs.trials[-1].number == 20
+    assert beliefs.means == pytest.approx(believe([*trials, twin], STUDY, SPACE, Memory()).means)
     assert beliefs.means[-1] > beliefs.means[:-1].mean()
-    assert math.isfinite(worst)
+    without = believe(trials, STUDY, SPACE, Memory()).foretell([other.params])[0][0]
+    assert beliefs.foretell([other.params])[0][0] > without
 
 
 def test_levels_are_the_rungs_or_parts_of_a_whole_training() -> None:

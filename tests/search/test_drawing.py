@@ -29,7 +29,7 @@ from search.drawing import (
     trial_table,
     trials_table,
 )
-from search.views import Counts, TrialRow, compare_paper
+from search.views import PAUSED, STATES, Counts, TrialRow, compare_paper
 
 SEARCHED = TrialRow(
     number=7,
@@ -174,6 +174,11 @@ def test_the_table_of_trials_has_a_column_for_each_parameter_of_any() -> None:
     assert head.index("scheduler") == rows[0].index("step ") == rows[1].index("cosine")
 
 
+@pytest.mark.parametrize("state", [*STATES.values(), PAUSED])
+def test_the_table_of_trials_shows_every_state(state: str) -> None:
+    assert cells(trials_table([replace(SEARCHED, state=state)], title="Study x"))[-1][2] == state
+
+
 def test_the_table_of_no_trials_has_its_heading() -> None:
     assert cells(trials_table([], title="Study x: 0 trials"))[1:] == [
         ["trial", "from", "state", "validation loss", "epochs"]
@@ -243,13 +248,13 @@ def test_the_parameters_of_a_trial_come_with_the_fixed_ones_and_win_over_them() 
 
 
 def test_the_table_of_studies_has_a_line_for_each() -> None:
-    counts = Counts(complete=5, pruned=4, running=3, waiting=2, failed=1)
-    none = Counts(complete=0, pruned=0, running=0, waiting=0, failed=0)
+    counts = Counts(complete=5, pruned=4, running=3, waiting=2, paused=6, failed=1)
+    none = Counts(complete=0, pruned=0, running=0, waiting=0, paused=0, failed=0)
     assert cells(studies_table([("default", counts, 0.04321987), ("night run", none, None)])) == [
         ["Studies"],
-        ["study", "complete", "pruned", "running", "waiting", "failed", "best"],
-        ["default", "5", "4", "3", "2", "1", "0.04322"],
-        ["night run", "0", "0", "0", "0", "0", "-"],
+        ["study", "complete", "pruned", "running", "paused", "waiting", "failed", "best"],
+        ["default", "5", "4", "3", "6", "2", "1", "0.04322"],
+        ["night run", "0", "0", "0", "0", "0", "0", "-"],
     ]
 
 

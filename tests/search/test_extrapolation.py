@@ -30,9 +30,9 @@ def trial(number: int, losses: Sequence[float], *, running: bool = False) -> Fro
 
 @pytest.fixture(scope="module")
 def recorded() -> list[list[float]]:
-    """Whole curves of the better half: those that are trained beyond the first rungs."""
+    """Whole curves but for the worst fifth, which is hardly trained beyond the first rungs."""
     whole = [curve for curve in read_curves(TABLE) if len(curve) == STUDY.epochs]
-    return sorted(whole, key=min)[: len(whole) // 2]
+    return sorted(whole, key=min)[: 4 * len(whole) // 5]
 
 
 def foretold(known: Sequence[Sequence[float]], begun: Sequence[float]) -> Forecast | None:
@@ -40,7 +40,7 @@ def foretold(known: Sequence[Sequence[float]], begun: Sequence[float]) -> Foreca
     return forecast([*trials, trial(len(known), begun, running=True)], len(known), STUDY)
 
 
-@pytest.mark.parametrize(("epoch", "most"), [(4, 0.40), (6, 0.30), (8, 0.20), (10, 0.10)])
+@pytest.mark.parametrize(("epoch", "most"), [(8, 0.20), (10, 0.10)])
 def test_real_trainings_end_as_foretold_within_the_error_that_is_claimed(
     recorded: list[list[float]], epoch: int, most: float
 ) -> None:
@@ -65,18 +65,18 @@ def test_what_is_called_hopeless_is_and_much_of_what_is_hopeless_is_called_so(re
         picked = [recorded[place] for place in rng.permutation(len(recorded))[:11]]
         found = foretold(picked[:10], picked[10][:8])
         assert found is not None
-        is_worse = min(picked[10]) > min(map(min, picked[:10]))
-        worse += is_worse
-        called += found.hopeless
-        wrongly += found.hopeless and not is_worse
+        ratio = min(picked[10]) / min(map(min, picked[:10]))
+        worse += ratio > 1.5
+        called += found.hopeless and ratio > 1.5
+        wrongly += found.hopeless and ratio < 1
     assert wrongly <= 0.025 * called
-    assert called > 0.4 * worse
+    assert called > 0.4 * worse > 10
 
 
 def test_nothing_is_foretold_from_too_little(recorded: list[list[float]]) -> None:
     assert foretold(recorded[: FEWEST - 1], recorded[-1][:8]) is None
     assert foretold(recorded[:FEWEST], recorded[-1][:8]) is not None
-    assert foretold(recorded[:FEWEST], recorded[-1][:3]) is None
+    assert foretold(recorded[:FEWEST], recorded[-1][:7]) is None
     assert foretold(recorded[:FEWEST], recorded[-1]) is None
     assert foretold(recorded[:FEWEST], [*recorded[-1][:5], math.nan]) is None
 

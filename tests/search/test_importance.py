@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 from search.evidence import standing
 from search.importance import Importance, Importances, Method, importances
 from search.space import suggest
-from search.study import DIVERGED, METRICS, PAPER, Study, open_study
+from search.study import DIVERGED, METRICS, Study, open_study
+from search.trials import PAPER
 from search.views import trial_rows
 from tests.search.test_views import row
 from tests.small import call
@@ -194,12 +195,13 @@ def test_a_stopped_trial_never_stands_before_a_complete_one_nor_an_earlier_befor
 
 def test_a_paused_trial_stands_among_the_stopped_and_one_that_never_began_nowhere() -> None:
     rows = [
-        row(0, "waiting", reports={1: 0.5, 2: 0.4}, epoch=2),
+        row(0, "paused", reports={1: 0.5, 2: 0.4}, epoch=2),
         row(1, "waiting"),
+        row(4, "waiting", reports={1: 0.3}, epoch=1),  # it was interrupted
         row(2, "pruned", 0.45, reports={2: 0.45}, epoch=2),
         row(3, value=0.6, reports={12: 0.6}, epoch=12),
     ]
-    assert [one.number for one in standing(rows)] == [3, 0, 2]
+    assert [one.number for one in standing(rows)] == [3, 0, 2, 4]
 
 
 def test_the_command_prints_a_table_or_json_and_of_too_few_trials_a_sentence(study: Study, tmp_path: Path) -> None:

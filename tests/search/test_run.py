@@ -57,8 +57,11 @@ def test_a_run_finishes_exactly_the_trials_asked_and_prints_the_best(storage_url
     assert sorted(int(line.split()[1]) for line in lines) == [0, 1, 2, 3]
 
 
-def test_one_worker_and_one_seed_give_the_same_trials_twice_to_the_bit(tmp_path: Path) -> None:
-    file = small.declare(tmp_path)
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "hyperband"), ("curves", "promote")])
+def test_one_worker_and_one_seed_give_the_same_trials_twice_to_the_bit(
+    sampler: str, pruner: str, tmp_path: Path
+) -> None:
+    file = small.declare(tmp_path, sampler=sampler, pruner=pruner)
     runs = []
     for name in ("first", "second"):
         storage = f"sqlite:///{tmp_path}/{name}.db"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from binascii import crc32
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from mlc_core import OBJECTIVES, Value
+from mlc_core import OBJECTIVES, Stream, Value, stream_seed
+from search.curve_sampler import CurveSampler, Memory, believe, propose
 from search.declaration import Declaration, built_in, from_table
+from search.encoding import Encoding
+from search.options import Hyperband, Tpe
+from search.promotion import rung_epochs
 from search.space import suggest
 from search.strategy import pruner, sampler
 from tests.search.test_declaration import DECLARATIONS, DEFAULT, UNHURRIED
@@ -28,6 +33,7 @@ NAME = "hyperband"
 SEED = 0  # whatever it is
 SHARED = {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler"}
 BRANCHES = {"step_size", "gamma", "factor", "patience", "t_max"}
+TPE_AND_HYPERBAND = replace(built_in("default"), sampler=Tpe(), pruner=Hyperband())
 
 
 def declared(**tables: object) -> Declaration:
@@ -107,12 +113,39 @@ def test_a_sampler_is_optunas_own_with_the_declared_options(table: dict[str, Any
             optuna.pruners.WilcoxonPruner(p_threshold=0.2, n_startup_steps=4),
         ),
         ({"name": "none"}, optuna.pruners.NopPruner()),
+        ({"name": "promote", "min_resource": 2, "reduction_factor": 3}, optuna.pruners.NopPruner()),  # trials pause
     ],
 )
 def test_a_pruner_is_optunas_own_with_the_declared_options(table: dict[str, Any], by_hand: BasePruner) -> None:
     made = pruner(declared(pruner=table))
     assert isinstance(made, type(by_hand))
     assert options(made) == options(by_hand)
+
+
+def test_the_sampler_of_curves_draws_at_random_until_so_many_trials_as_declared_have_told() -> None:
+    declaration = declared(sampler={"name": "curves", "startup": 5}, seed=3)
+    study, space = optuna.create_study(), Encoding.of(declaration)
+    drawn = []
+    for number in range(6):
+        study.sampler = sampler(declaration, number)
+        assert isinstance(study.sampler, CurveSampler)
+        before, trial = study.get_trials(), study.ask()
+        rng = np.random.default_rng(stream_seed(3, Stream.SAMPLER, number) % 2**32)
+        by_hand = space.draw(rng) if number < 5 else propose(believe(before, declaration, space, Memory()), rng)
+        drawn.append(suggest(trial, declaration))
+        assert drawn[-1].items() >= by_hand.items()
+        trial.report(1 + float(drawn[-1]["lr"]), step=1)
+        study.tell(trial, state=TrialState.PRUNED)
+    rng = np.random.default_rng(stream_seed(3, Stream.SAMPLER, 5) % 2**32)
+    assert not drawn[5].items() >= space.draw(rng).items()
+
+
+def test_a_study_that_promotes_pauses_trials_at_the_declared_epochs_and_prunes_none() -> None:
+    declaration = declared(pruner={"name": "promote", "min_resource": 2, "reduction_factor": 3})
+    assert rung_epochs(declaration) == [2, 6]
+    study = optuna.create_study(pruner=pruner(declaration))
+    assert [trained(study, value) for value in range(20)] == [None] * 20
+    assert rung_epochs(TPE_AND_HYPERBAND) == []
 
 
 @UNHURRIED
@@ -122,7 +155,7 @@ def test_optuna_takes_the_options_of_any_declaration(declaration: Declaration, n
     assert isinstance(pruner(declaration), BasePruner)
 
 
-@pytest.mark.parametrize("name", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("name", ["curves", "tpe", "gp", "random"])
 def test_a_trials_first_draw_depends_on_its_number_and_the_seed_alone(name: str) -> None:
     here, other = declared(sampler={"name": name}), declared(sampler={"name": name}, seed=1)
     assert proposal(here, 7) == proposal(here, 7)
@@ -135,11 +168,10 @@ def test_no_two_of_a_hundred_trials_start_alike() -> None:
 
 
 def test_what_tpe_proposes_depends_on_number_seed_and_history_alone() -> None:
-    default = built_in("default")
-    known = proposal(default, 20, history=20)
-    assert proposal(default, 20, history=20) == known
-    assert proposal(default, 21, history=20)["lr"] != known["lr"]
-    assert proposal(default, 20, history=19)["lr"] != known["lr"]
+    known = proposal(TPE_AND_HYPERBAND, 20, history=20)
+    assert proposal(TPE_AND_HYPERBAND, 20, history=20) == known
+    assert proposal(TPE_AND_HYPERBAND, 21, history=20)["lr"] != known["lr"]
+    assert proposal(TPE_AND_HYPERBAND, 20, history=19)["lr"] != known["lr"]
 
 
 def ended(study: optuna.Study, trial: Trial, how: int) -> None:
@@ -162,7 +194,7 @@ def ended(study: optuna.Study, trial: Trial, how: int) -> None:
 @pytest.mark.parametrize("objective", ["bce", "macro_f1"])
 def test_ours_draws_what_optunas_tpe_draws_from_the_same_trials(table: dict[str, bool], objective: str) -> None:
     table = {"group": False, **table} if "multivariate" in table else table
-    declaration = declared(sampler={"name": "tpe", **table}, objective=objective)
+    declaration = declared(sampler={"name": "tpe", **table}, pruner={"name": "hyperband"}, objective=objective)
     study = optuna.create_study(direction=OBJECTIVES[declaration.objective], pruner=pruner(declaration))
     rng = np.random.default_rng(0)
     before, late = sampler(declaration, 0), []
@@ -187,7 +219,7 @@ def test_ours_draws_what_optunas_tpe_draws_from_the_same_trials(table: dict[str,
 
 
 def test_a_seed_beyond_32_bits_makes_every_sampler() -> None:
-    for name in ("tpe", "gp", "qmc", "random"):
+    for name in ("curves", "tpe", "gp", "qmc", "random"):
         assert proposal(declared(sampler={"name": name}, seed=2**63 - 1), 5).keys() > SHARED
 
 
@@ -225,7 +257,7 @@ def bracket(number: int) -> int:
 
 
 def hyperband_study() -> optuna.Study:
-    return optuna.create_study(study_name=NAME, pruner=pruner(built_in("default")))
+    return optuna.create_study(study_name=NAME, pruner=pruner(TPE_AND_HYPERBAND))
 
 
 def trained(study: optuna.Study, value: float) -> int | None:
@@ -249,7 +281,7 @@ def test_hyperband_judges_after_epochs_1_and_4_by_bracket() -> None:
 
 def test_hyperband_lets_the_best_of_1_in_4_go_on_among_all_that_came_as_far() -> None:
     for direction, sign in ((StudyDirection.MINIMIZE, 1), (StudyDirection.MAXIMIZE, -1)):
-        study = optuna.create_study(study_name=NAME, pruner=pruner(built_in("default")), direction=direction)
+        study = optuna.create_study(study_name=NAME, pruner=pruner(TPE_AND_HYPERBAND), direction=direction)
         for value in range(11):  # they never ask, as documented trials do not
             told = study.ask()
             for epoch in range(1, EPOCHS + 1):
@@ -271,7 +303,7 @@ def test_a_trials_bracket_is_the_same_for_every_worker() -> None:
     study = hyperband_study()
     trained(study, -1)
     for number in range(1, 20):
-        study.pruner = pruner(built_in("default"))  # a worker that has just come
+        study.pruner = pruner(TPE_AND_HYPERBAND)  # a worker that has just come
         assert trained(study, number) == [1, 4][bracket(number)]
 
 
@@ -302,7 +334,7 @@ def test_the_schedulers_parameters_are_modelled_jointly_only_in_groups(group: bo
 
 
 def test_grouped_proposals_are_trials_like_any_other() -> None:
-    declaration = built_in("default")
+    declaration = TPE_AND_HYPERBAND
     study = optuna.create_study()
     finished(study, declaration, 30)
     for number in range(30, 40):
@@ -315,7 +347,7 @@ def test_grouped_proposals_are_trials_like_any_other() -> None:
 
 
 def test_pruned_trials_that_reported_nothing_stop_neither_tpe_nor_hyperband() -> None:
-    declaration = built_in("default")
+    declaration = TPE_AND_HYPERBAND
     study = hyperband_study()
     for number in range(15):
         study.sampler = sampler(declaration, number)
