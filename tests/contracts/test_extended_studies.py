@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from search.confirm import enqueue_repetitions, open_confirmation
 from search.extend import CannotExtend, changes, extend_study
 from search.ledger import Claim
 from search.objective import begin
+from search.options import Tpe as TpeOptions
 from search.paper import paper_trials
 from search.space import domains
 from search.storage import close, connect, resolve_url
@@ -179,7 +181,7 @@ def test_the_sampler_learns_from_every_trial_of_before(storage_url: str, mine: P
     before = made(storage_url, mine)
     extend_study(rewritten(mine, *GROWN), storage_url)
     with open_study(str(mine), storage_url) as study:
-        ours = sampler(study.declaration, len(before))
+        ours = sampler(replace(study.declaration, sampler=TpeOptions()), len(before))
         assert isinstance(ours, Tpe)
         study.optuna.sampler = ours
         trial = study.optuna.ask()
