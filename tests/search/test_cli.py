@@ -157,7 +157,7 @@ def test_status_counts_the_trials_and_names_the_best(finished: tuple[Path, str])
     status = json.loads(look(finished, "status", "--study", "small", "--json"))
     best = json.loads(look(finished, "best", "--study", "small", "--json"))["leaderboard"]
     assert status["trials"] == {
-        "complete": 3, "pruned": 0, "running": 0, "waiting": 1, "failed": 0, "finished": 3,
+        "complete": 3, "pruned": 0, "running": 0, "paused": 0, "waiting": 1, "failed": 0, "finished": 3,
     }  # fmt: skip
     assert [row["value"] for row in best] == sorted(row["value"] for row in best)
     assert status["best"] == best[0]
