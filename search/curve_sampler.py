@@ -23,7 +23,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
-from mlc_core import OBJECTIVES, Objective
+from mlc_core import Objective
 from search.declaration import Declaration
 from search.encoding import Encoding, Flat
 from search.fidelity_gp import FidelityGp, Floats, Level, distances
@@ -210,4 +210,4 @@ def _ratios(epochs: Sequence[int]) -> list[float]:
 
 def _value(trial: FrozenTrial, epoch: int, objective: Objective) -> float:
     """Give the best until an epoch on the model's scale; infinite where none is a number."""
-    return logarithm(cost_at(trial, epoch, 1.0 if OBJECTIVES[objective] == "minimize" else -1.0), objective)
+    return logarithm(cost_at(trial, epoch, objective), objective)

@@ -12,7 +12,7 @@ straight line in logarithms, with the error that it makes when each whole traini
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from mlc_core import OBJECTIVES
+from mlc_core import cost
 from search.declaration import Declaration
 from search.scale import logarithm
 from search.trials import is_replay
@@ -64,15 +64,13 @@ def forecast(trials: Sequence[FrozenTrial], number: int, declaration: Declaratio
     epoch, epochs = own.last_step or 0, declaration.epochs
     if not EARLIEST * epochs <= epoch < epochs:
         return None
-    whole = [curve for one in trials if one.state == TrialState.COMPLETE and one.number != number and not is_replay(one)
-             and (curve := _curve(one, declaration, epochs)) is not None]  # fmt: skip
+    whole = _whole(trials, declaration)
     begun = _curve(own, declaration, epoch)
     if len(whole) < FEWEST or begun is None:
         return None
-    known = np.array(whole)
-    line = _Line.through(known, epoch)
+    line = _Line.through(whole, epoch)
     expected = float(_features(begun[None], epoch)[0] @ line.figures)
-    best = float(known[:, -1].min())
+    best = float(whole[:, -1].min())
     value = math.exp(expected)
     return Forecast(
         value=value if declaration.objective == "bce" else 1.0 - value,
@@ -90,13 +88,11 @@ def accuracy(trials: Sequence[FrozenTrial], declaration: Declaration) -> dict[in
     dict
         Deviation of the logarithm, leave-one-out over the whole trainings.
     """
-    epochs = declaration.epochs
-    whole = [curve for one in trials if one.state == TrialState.COMPLETE and not is_replay(one)
-             and (curve := _curve(one, declaration, epochs)) is not None]  # fmt: skip
+    epochs, whole = declaration.epochs, _whole(trials, declaration)
     if len(whole) < FEWEST:
         return {}
     first = math.ceil(EARLIEST * epochs)
-    return {epoch: _Line.through(np.array(whole), epoch).error for epoch in range(first, epochs)}
+    return {epoch: _Line.through(whole, epoch).error for epoch in range(first, epochs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +129,16 @@ def _features(curves: NDArray[np.float64], epoch: int) -> NDArray[np.float64]:
     return np.stack([np.ones(len(curves)), stands, stands - stood], axis=1)
 
 
+def _whole(trials: Iterable[FrozenTrial], declaration: Declaration) -> NDArray[np.float64]:
+    """Gather the curves of trainings that came to their end, (n, epochs)."""
+    ended = [one for one in trials if one.state == TrialState.COMPLETE and not is_replay(one)]
+    curves = [_curve(one, declaration, declaration.epochs) for one in ended]
+    return np.array([curve for curve in curves if curve is not None])
+
+
 def _curve(trial: FrozenTrial, declaration: Declaration, epochs: int) -> NDArray[np.float64] | None:
     """Spell the best so far of each epoch as a logarithm; None where one is missing or no number."""
-    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
+    objective = declaration.objective
     reports = [trial.intermediate_values.get(epoch, math.nan) for epoch in range(1, epochs + 1)]
-    costs = np.minimum.accumulate([logarithm(sign * value, declaration.objective) for value in reports])
+    costs = np.minimum.accumulate([logarithm(cost(value, objective), objective) for value in reports])
     return costs if np.isfinite(costs).all() else None

@@ -21,7 +21,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import optuna
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.errors import CodeChanged, StudyNotFound
@@ -211,18 +211,14 @@ class Ledger:
         """
 
         def work(session: Session) -> bool:
-            where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-            row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed).where(where)).one_or_none()
-            if row is None:
-                raise KeyError(budget_id)
-            counts = states(session, budget_id)
+            row, counts = self._stands(session, budget_id)
             if row.closed or finished_of(counts) >= row.trials:
                 return False
             begun = sum(counts.values()) - counts.get(TrialState.FAIL, 0)
             values = {} if trials is None else {"trials": max(trials, begun)}
             values |= {} if workers is None else {"workers": workers}
             if values:
-                session.execute(update(BUDGETS).where(where).values(values))
+                session.execute(update(BUDGETS).filter_by(budget_id=budget_id).values(values))
             return True
 
         return self._locked(work)
@@ -265,11 +261,7 @@ class Ledger:
         """
 
         def work(session: Session) -> Progress:
-            where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-            row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed).where(where)).one_or_none()
-            if row is None:
-                raise KeyError(budget_id)
-            counts = states(session, budget_id)
+            row, counts = self._stands(session, budget_id)
             waiting = select(func.count()).select_from(queue(self._desk(session)).subquery())
             finished = finished_of(counts)
             return Progress(
@@ -669,6 +661,14 @@ class Ledger:
         else:
             trial.state, trial.datetime_complete = TrialState.FAIL, moment(now(session))
         return again
+
+    def _stands(self, session: Session, budget_id: int) -> tuple[Row[Any, Any], dict[TrialState, int]]:
+        """Read a budget's trials, and whether it is closed, and count its trials; KeyError where there is none."""
+        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
+        row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed).where(where)).one_or_none()
+        if row is None:
+            raise KeyError(budget_id)
+        return row, states(session, budget_id)
 
     def _desk(self, session: Session) -> Desk:
         return Desk(session, self._storage, self._study_id, self._draws)

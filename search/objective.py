@@ -40,7 +40,7 @@ from search.signals import Stop
 from search.space import suggest
 from search.strategy import sampler
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, PRECISION, SECONDS, THREADS, Study, fit_spec
-from search.trials import PAPER, PAUSED, REPEATS, together
+from search.trials import PAUSED, is_replay, together
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[st
     trial = ask(study.optuna, claim)
     with together(study.storage):
         drawn = suggest(trial, study.declaration)
-        replay = PAPER in trial.user_attrs or REPEATS in trial.user_attrs
+        replay = is_replay(trial)
         seed = stream_seed(study.declaration.seed, Stream.TRIAL, claim.number)
         spec = trial.user_attrs[FIT] if replay else fit_spec(study.declaration, drawn, seed=seed)
         trial.set_user_attr(FIT, spec)

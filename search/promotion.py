@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mlc_core import OBJECTIVES
+from mlc_core import Objective, cost
 from search.declaration import Declaration
 from search.options import Promote
 from search.ranks import spearman
@@ -74,11 +74,12 @@ def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]
     options = declaration.pruner
     if not isinstance(options, Promote):
         return []
-    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
     counted = [one for one in trials if one.state != TrialState.FAIL and one.intermediate_values and not is_replay(one)]
     epochs = [*rung_epochs(declaration), declaration.epochs]
+    objective = declaration.objective
     reached = [
-        {one.number: cost_at(one, epoch, sign) for one in counted if (one.last_step or 0) >= epoch} for epoch in epochs
+        {one.number: cost_at(one, epoch, objective) for one in counted if (one.last_step or 0) >= epoch}
+        for epoch in epochs
     ]
     found = []
     for epoch, here, above in zip(epochs[:-1], reached[:-1], reached[1:], strict=True):
@@ -94,9 +95,8 @@ def goes_on(trials: Sequence[FrozenTrial], number: int, epoch: int, declaration:
     at = next((rung for rung in rungs(trials, declaration) if rung.epoch == epoch), None)
     if at is None:
         return True
-    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
     own = next(trial for trial in trials if trial.number == number)
-    return at.rank(cost_at(own, epoch, sign)) < at.quota
+    return at.rank(cost_at(own, epoch, declaration.objective)) < at.quota
 
 
 def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float) -> Plan | None:
@@ -109,14 +109,13 @@ def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float
     """
     if not isinstance(declaration.pruner, Promote):
         return None
-    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
     at = {rung.epoch: rung for rung in rungs(trials, declaration)}
     paused = {trial._trial_id: (paused_at(trial), trial) for trial in trials if paused_at(trial)}
     places = {}
     for trial_id, (epoch, trial) in paused.items():
         if epoch in at:
-            cost = cost_at(trial, epoch, sign)
-            places[trial_id] = (at[epoch], at[epoch].rank(cost), cost)
+            own = cost_at(trial, epoch, declaration.objective)
+            places[trial_id] = (at[epoch], at[epoch].rank(own), own)
     order = sorted(places, key=lambda trial_id: (-places[trial_id][0].epoch, places[trial_id][2], trial_id))
     promoted = [one for one in order if places[one][1] < places[one][0].quota]
     hopeless = [
@@ -133,22 +132,21 @@ def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float
 
 def ranking(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[int]:
     """Sort the paused trials' numbers, those first whose promotion is likeliest."""
-    sign = 1.0 if OBJECTIVES[declaration.objective] == "minimize" else -1.0
     at = {rung.epoch: rung for rung in rungs(trials, declaration)}
 
     def place(trial: FrozenTrial) -> float:
         rung = at.get(paused_at(trial))
         if rung is None:
             return math.inf
-        return (rung.rank(cost_at(trial, rung.epoch, sign)) + 1) / (len(rung.reached) * rung.share)
+        return (rung.rank(cost_at(trial, rung.epoch, declaration.objective)) + 1) / (len(rung.reached) * rung.share)
 
     return [trial.number for trial in sorted((one for one in trials if paused_at(one)), key=place)]
 
 
-def cost_at(trial: FrozenTrial, epoch: int, sign: float) -> float:
+def cost_at(trial: FrozenTrial, epoch: int, objective: Objective) -> float:
     """Give the lowest cost until an epoch; infinite where none of its reports is a number."""
-    until = [sign * value for step, value in trial.intermediate_values.items() if step <= epoch]
-    return min((cost for cost in until if not math.isnan(cost)), default=math.inf)
+    until = [cost(value, objective) for step, value in trial.intermediate_values.items() if step <= epoch]
+    return min((one for one in until if not math.isnan(one)), default=math.inf)
 
 
 def _correlation(here: Mapping[int, float], above: Mapping[int, float]) -> float | None:

@@ -20,7 +20,7 @@ from optuna.distributions import distribution_to_json as spelled
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import ColumnElement, Table, delete, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -67,7 +67,7 @@ def paused_at(trial: FrozenTrial) -> int:
     return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
 
 
-def is_replay(trial: FrozenTrial) -> bool:
+def is_replay(trial: FrozenTrial | Trial) -> bool:
     """Tell whether a trial replays or repeats another: it was not searched, and may train otherwise than what is."""
     return PAPER in trial.user_attrs or REPEATS in trial.user_attrs
 
