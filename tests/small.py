@@ -54,6 +54,8 @@ def declare(
 ) -> Path:
     """Write the study's file. Large batches only, unless documented trials must lie in its space."""
     toml = _TOML.format(epochs=epochs, sampler=sampler, pruner=pruner)
+    if sampler == "random":
+        toml = toml.replace("startup = 3\n", "")
     if large_batches:
         toml = toml.replace("[64, 80, 1000]", "[500, 1000]")
     file = folder / "small.toml"

@@ -160,9 +160,11 @@ def soak(asked: Asked) -> Outcome:
 def declare(folder: Path, asked: Asked) -> Path:
     """Write the study's file: one that documented trials fit into, and that prunes where it is simulated."""
     pruner = "none" if asked.pace is None else "hyperband"
-    file = small.declare(folder, epochs=asked.epochs, pruner=pruner, large_batches=not asked.documented)
-    # TPE's draws take longer than all else once there are thousands of trials.
-    file.write_text(file.read_text().replace("startup = 3", 'name = "random"').replace("keep = 2", "keep = 5"))
+    # Random, because the draws of a model take longer than all else once there are thousands of trials.
+    file = small.declare(
+        folder, epochs=asked.epochs, sampler="random", pruner=pruner, large_batches=not asked.documented
+    )
+    file.write_text(file.read_text().replace("keep = 2", "keep = 5"))
     return file
 
 
