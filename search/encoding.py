@@ -84,6 +84,16 @@ class Column:
             return low + step * int(rng.integers((high - low) // step + 1))
         return self.value(float(rng.random()))
 
+    def nearest(self, value: Value) -> Value:
+        """Find what the space has next to a value; of a list of categories that lacks it, the first."""
+        match self.domain:
+            case Choice(values=values) if self.is_category:
+                return value if value in values else values[0]
+            case Choice(values=values):
+                return min(values, key=lambda one: abs(float(one) - float(value)))
+            case Range(low=low, high=high):
+                return self.value(self.place(min(high, max(low, float(value)))))
+
     def near(self, value: Value, scale: float, rng: np.random.Generator) -> Value:
         """Draw a value near another one: a step of about so much of the range, for a category now and then any."""
         if self.is_category:
@@ -155,6 +165,11 @@ class Encoding:
         """Draw a configuration anywhere in the space."""
         drawn: Flat = {column.key: column.draw(rng) for column in self.columns if column.branch is None}
         return drawn | {column.key: column.draw(rng) for column in self._branch_of(drawn)}
+
+    def near_default(self) -> Flat:
+        """Give the default configuration; where the space has no such value, the nearest, or a list's first."""
+        drawn: Flat = {column.key: column.nearest(DEFAULTS[column.key]) for column in self.columns if not column.branch}
+        return drawn | {column.key: column.nearest(DEFAULTS[column.key]) for column in self._branch_of(drawn)}
 
     def near(self, flat: Mapping[str, Value], scale: float, rng: np.random.Generator) -> Flat:
         """Draw a configuration near another one; of another scheduler, its own parameters are drawn anywhere."""
