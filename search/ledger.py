@@ -224,6 +224,15 @@ class Ledger:
         return self._locked(work)
 
     @_operation
+    def wind_up(self, budget_id: int, *, from_epoch: int | None) -> None:
+        """Let nothing new begin, and of what has begun only go on what has come to this epoch; None: all may again.
+
+        Paused trials then need no promotion, and the best go on first.
+        """
+        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
+        self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(from_epoch=from_epoch)))
+
+    @_operation
     def budgets(self) -> list[Budget]:
         """List the open budgets, the oldest first."""
 

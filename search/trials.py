@@ -63,8 +63,9 @@ def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def paused_at(trial: FrozenTrial) -> int:
-    """Tell after which step a trial pauses; 0 if it does not."""
-    return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
+    """Tell after which step a trial pauses; 0 if it does not, as one that went on and was put back since."""
+    step = int(trial.system_attrs.get(PAUSED, 0))
+    return step if trial.state == TrialState.WAITING and step == trial.last_step else 0
 
 
 def is_replay(trial: FrozenTrial | Trial) -> bool:
