@@ -31,6 +31,7 @@ from search.tables import CLAIMS, now
 
 PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
 REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
+WARM_START: Final = "warm_start"  # trial attribute: the earlier study, its identity, and the trial's number there
 PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -186,7 +189,8 @@ def test_the_best_paused_trials_go_on_when_the_time_left_is_what_they_need(stora
     file = small.declare(tmp_path, epochs=12, pruner="promote")
     with open_study(str(file), storage_url, create=True) as study:
         budget_id = study.ledger.open_budget(100)
-        spending = Spending(study, budget_id, Allowance(600.0), Pool(study, "unused", tmp_path, budget_id), print)
+        said: list[str] = []
+        spending = Spending(study, budget_id, Allowance(600.0), Pool(study, "unused", tmp_path, budget_id), said.append)
         ids = pause_after_an_epoch(study, budget_id, [0.5, 0.2, 0.3], seconds=4.0)
 
         def claim(worker: str) -> Claim | Wait | Done:
@@ -195,13 +199,13 @@ def test_the_best_paused_trials_go_on_when_the_time_left_is_what_they_need(stora
 
         # The best needs 44 seconds, a quarter more to be on the safe side, and an epoch until a worker is free.
         spending._look(0.0, 60.0)
-        assert not spending.closing
+        assert said == []
         new = claim("a")  # none of three is among the best seventh
         assert isinstance(new, Claim)
         assert new.trial_id not in ids
         assert study.ledger.release(new.trial_id, worker="a")
         spending._look(0.0, 58.0)
-        assert spending.closing
+        assert len(said) == 1
         went_on = [claim(worker) for worker in "abcd"]
         assert [one.trial_id for one in went_on if isinstance(one, Claim)] == [ids[1], ids[2], ids[0]]
         assert went_on[3] == Wait()  # what never began stays in the queue
@@ -260,3 +264,25 @@ def test_a_budget_is_hours_of_the_clock_or_of_workers(text: str, seconds: float,
 def test_budgets_that_say_no_time_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a budget such as"):
         options.allowance(text)
+
+
+def test_the_command_to_go_on_says_what_remains_and_runs(sqlite_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=1000, pruner="none")
+    small.call("run", "--study", file, "--timeout", "1s", "--workers", 1, folder=tmp_path, storage=sqlite_url)
+    file.write_text(file.read_text().replace("[500, 1000]", "[500, 800, 1000]"))
+
+    grown = ("--study", file, "--extend", "--patience", "5m", "--budget", "1h", "--workers", 1, "--timeout", "62s")
+    run = start("run", *grown, folder=tmp_path, storage=sqlite_url)
+    until(lambda: checkpoints(tmp_path))
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=PATIENCE)
+
+    (again,) = re.findall(r"^To go on: mlc-search (.+)$", said, re.MULTILINE)
+    words = shlex.split(again)
+    told = dict(zip(words[1::2], words[2::2], strict=True))
+    assert told.keys() == {"--workers", "--budget", "--timeout", "--study", "--patience"}
+    assert told["--budget"] in {"59m", "60m"}
+    assert 1 <= int(told["--timeout"].removesuffix("s")) < 62
+    assert told["--patience"] == "5m"
+    told["--timeout"] = "1s"
+    small.call("run", *(word for pair in told.items() for word in pair), folder=tmp_path, storage=sqlite_url)
