@@ -3,10 +3,10 @@
 The bound on the regret is that of a search which goes on as it did, for as many trials again; it says nothing of places
 where this search's sampler would not go. Each of the forecast's two views is blind at times, and then sees nothing to
 be gained: so the bound is the view's that sees more, and as both know a search only by its few complete trials, a
-quantile farther out than CONFIDENCE. In 17 simulated searches with the default study, looked at 488 times from 40 trials on, as
-many trials again gained more in 1.6 % of cases (95 % interval over searches 0 to 4.4 %); than the 95 % quantile of both
-views mixed, in 12.3 %; of the one that sees more, in 9.4 %; than that of records in the order in which trials ended
-rather than began, in 6.6 %. Searches do differ: of one it was exceeded in every sixth look. Not here: the distribution
+quantile farther out than CONFIDENCE. In 17 simulated searches with the default study, looked at 488 times, as many
+trials again gained more in 1.6 % of cases (95 % interval over searches 0 to 4.4 %), and than the 95 % quantile of both
+views mixed, in 12.3 %; of the one that sees more, in 9.4 %; and with trials in the order in which they ended, in 6.6 %.
+Searches differ: in one of them it was exceeded at every sixth look. Not here: the distribution
 of gains (forecast.py); who stops (cli/run.py).
 
 References

@@ -106,7 +106,7 @@ def run(
 
     --timeout is for a search that goes on later: at that time it stops, and trials wait half done. --budget is for one
     that ends then: near its end no trial is begun that would need longer than is left, by the time that trials have
-    taken, what runs goes on if it is forecast to finish, and nothing runs longer.
+    taken, the best paused ones train to their end in the time that is kept for them, and nothing runs longer.
 
     Example: mlc-search run --trials 50
 
