@@ -6,8 +6,8 @@ be gained: so the bound is the view's that sees more, and as both know a search 
 quantile farther out than CONFIDENCE. In 17 simulated searches with the default study, looked at 488 times, as many
 trials again gained more in 1.6 % of cases (95 % interval over searches 0 to 4.4 %), and than the 95 % quantile of both
 views mixed, in 12.3 %; of the one that sees more, in 9.4 %; and with trials in the order in which they ended, in 6.6 %.
-Searches differ: in one of them it was exceeded at every sixth look, and of made-up ones that still fell steeply after 40
-trials in 7 of 100, far above any noise. Not here: the distribution
+Searches differ: in one of them it was exceeded at every sixth look, and of made-up ones that still fell steeply after
+40 trials in 7 of 100, far above any noise. Not here: the distribution
 of gains (forecast.py); who stops (cli/run.py).
 
 References

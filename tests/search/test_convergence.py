@@ -66,7 +66,7 @@ def test_a_search_at_its_floor_has_converged_and_one_that_still_falls_has_not() 
 
 
 def climbed(seed: int, trials: int) -> np.ndarray:
-    """Values of a sampler that learns: after eight at random each is drawn around the best so far, in six dimensions."""
+    """Values of a sampler that learns: after eight at random each is drawn around the best so far, in six numbers."""
     rng = np.random.default_rng(seed)
     place, values = np.zeros(6), [np.inf]
     for number in range(trials):
