@@ -17,7 +17,7 @@ from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
 from search.ranks import spearman
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, SECONDS, Study
-from search.trials import PAPER, REPEATS, paused_at
+from search.trials import PAPER, REPEATS, WARM_START, paused_at
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -52,6 +52,7 @@ class TrialRow:
     metrics: Mapping[str, Sequence[float]]  # one value an epoch, by name; empty until it has finished
     fit: Mapping[str, Any]  # all parameters, epochs and seed of its fit; empty until it has started
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
+    warm_start: Mapping[str, Any] | None = None  # the earlier study and its trial that it takes the parameters of
 
     @property
     def latest(self) -> float | None:
@@ -75,6 +76,7 @@ class TrialRow:
             "params": dict(self.params),
             "paper": self.paper,
             "repeats": self.repeats,
+            "warm_start": self.warm_start,
             "seed": self.seed,
             "seconds": self.seconds,
             "started": self.started.isoformat() if self.started else None,
@@ -158,6 +160,7 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
         failures=failures,
         fit=spec,
         compute=attributes.get(COMPUTE, {}),
+        warm_start=attributes.get(WARM_START),
     )
 
 
