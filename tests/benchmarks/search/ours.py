@@ -6,6 +6,7 @@ with the same attribute, `search.promotion` plans, and `search.strategy` makes t
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -22,26 +23,30 @@ from tests.benchmarks.search.simulate import GO, PAUSE, STOP, Job, Task, Verdict
 
 
 class Ours:
-    """The default study, or a variation of it."""
+    """The default study, or a variation of it; of so many trials, if they are limited."""
 
-    def __init__(self, task: Task, *, study: Declaration) -> None:
+    def __init__(self, task: Task, *, study: Declaration, trials: float = math.inf) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._declaration = replace(study, seed=task.seed, epochs=task.epochs)
         self._study = optuna.create_study(study_name=f"ours-{task.seed}")
         self._storage = self._study._storage
         self._running: dict[int, Trial] = {}
+        self._budget = trials
 
-    def decide(self, _now: float, /) -> Job:
+    def decide(self, _now: float, /) -> Job | None:
         trials = self._study.get_trials(deepcopy=False)
-        decided = plan(trials, self._declaration, left=float("inf"))
+        left = self._budget - len(trials)
+        decided = plan(trials, self._declaration, left=left)
         if decided is not None:
             for trial_id in decided.give_up:
                 self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
-            for trial_id in decided.promote:
+            for trial_id in decided.promote or (() if left > 0 or self._running else decided.last):
                 self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
                 trial = Trial(self._study, trial_id)
                 self._running[trial.number] = trial
                 return Job(trial.number, trial.params)
+        if left <= 0:
+            return None
         number = len(trials)
         self._study.sampler = sampler(self._declaration, number, earlier=self._study.sampler)
         # Study.ask would take a paused trial for an enqueued one.

@@ -106,12 +106,12 @@ class _Trial:
 
 
 def simulate(name: str, tool: Tool, task: Task, surrogate: Surrogate, *, horizon: float) -> Run:
-    """Let the tool search with so many workers until the simulated second `horizon`.
+    """Let the tool search with so many workers until the simulated second `horizon`; of infinity, until it is done.
 
     Raises
     ------
     RuntimeError
-        The tool has nothing to do for any worker although none is at work, or resumes what is not paused.
+        The tool has nothing to do before the horizon although no worker is at work, or resumes what is not paused.
     """
     run = Run(name, task.seed, task.workers, horizon)
     trials: dict[int, _Trial] = {}
@@ -127,11 +127,11 @@ def simulate(name: str, tool: Tool, task: Task, surrogate: Surrogate, *, horizon
             run.idle += now - free.pop(worker)
             begin = _begin(job, trials, task, surrogate, run)
             heapq.heappush(events, (now + begin + trials[job.trial].seconds, next(order), worker, job.trial))
-        if not events:
+        if not events and math.isfinite(horizon):
             raise RuntimeError(f"{name} gives no job at {now:.0f} s, and none is at work.")
 
     give_work(0.0)
-    while events[0][0] <= horizon:
+    while events and events[0][0] <= horizon:
         now, _, worker, number = heapq.heappop(events)
         trial = trials[number]
         trial.epoch += 1
@@ -148,7 +148,8 @@ def simulate(name: str, tool: Tool, task: Task, surrogate: Surrogate, *, horizon
         trial.paused = verdict == PAUSE and trial.epoch < task.epochs
         free[worker] = now
         give_work(now)
-    run.idle += sum(horizon - since for since in free.values())
+    run.horizon = horizon if events else now
+    run.idle += sum(run.horizon - since for since in free.values())
     return run
 
 

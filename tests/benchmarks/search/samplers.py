@@ -1,0 +1,91 @@
+"""Samplers compared within our own search: the best loss of so many trials, with everything else as it is by default.
+
+``python -m tests.benchmarks.search.samplers`` simulates studies of 25, 50 and 100 trials on 1, 4 and 16 workers, with
+pauses and promotions, and prints the median over seeds of the best loss, with its quartiles. Half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from statistics import median, quantiles
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from search.declaration import Declaration, built_in
+from search.options import Curves, Gp, Qmc, Random, Sampler, Tpe
+from tests.benchmarks.search.ours import Ours
+from tests.benchmarks.search.simulate import Task, simulate
+from tests.benchmarks.search.surrogate import Surrogate
+
+SAMPLERS: Final[Mapping[str, Sampler]] = {
+    "curves": Curves(),
+    "tpe": Tpe(),  # multivariate, grouped, constant liar
+    "tpe, alone": Tpe(multivariate=False, group=False, constant_liar=False),  # each parameter by itself, as Optuna's
+    "gp": Gp(),
+    "qmc": Qmc(),
+    "random": Random(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One simulated study."""
+
+    sampler: str
+    trials: int
+    workers: int
+    seed: int
+
+    def best(self) -> float:
+        """Run it: the lowest loss that any trial reported."""
+        surrogate = Surrogate()
+        study: Declaration = replace(built_in("default"), sampler=SAMPLERS[self.sampler])
+        task = Task(self.seed, self.workers, surrogate.epochs)
+        run = simulate(self.sampler, Ours(task, study=study, trials=self.trials), task, surrogate, horizon=float("inf"))
+        return run.best[-1][1]
+
+
+def cases(samplers: Sequence[str], trials: Sequence[int], workers: Sequence[int], seeds: int) -> Iterator[Case]:
+    """List what is compared."""
+    for sampler in samplers:
+        for budget in trials:
+            for width in workers:
+                yield from (Case(sampler, budget, width, seed) for seed in range(seeds))
+
+
+def main() -> None:
+    """Print a line a sampler."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    asked.add_argument("--trials", type=int, nargs="+", default=[25, 50, 100])
+    asked.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
+    asked.add_argument("--seeds", type=int, default=10)
+    asked.add_argument("--processes", type=int, default=2)
+    chosen = asked.parse_args()
+    wanted = list(cases(chosen.samplers, chosen.trials, chosen.workers, chosen.seeds))
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        found = dict(zip(wanted, pool.map(Case.best, wanted), strict=True))
+    for width in chosen.workers:
+        table = Table("sampler", *(f"{budget} trials" for budget in chosen.trials), title=f"{width} workers")
+        for sampler in chosen.samplers:
+            table.add_row(sampler, *(_told(found, sampler, budget, width) for budget in chosen.trials))
+        Console().print(table)
+
+
+def _told(found: Mapping[Case, float], sampler: str, trials: int, workers: int) -> str:
+    losses = [
+        loss for case, loss in found.items() if (case.sampler, case.trials, case.workers) == (sampler, trials, workers)
+    ]
+    if len(losses) < 2:
+        return f"{losses[0]:.4f}"
+    low, _, high = quantiles(losses, n=4, method="inclusive")
+    return f"{median(losses):.4f} ({low:.4f} to {high:.4f})"
+
+
+if __name__ == "__main__":
+    main()
