@@ -6,12 +6,12 @@ Not here: how they are drawn (figures.py, curves.py, study_figures.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 
-from mlc_core import Dataset, Member, cost, predict_split, read_member, score
+from mlc_core import Dataset, Member, predict_split, read_member, score
 from search.artifacts import weights_path
 from search.chosen import Chosen
 from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
@@ -25,8 +25,9 @@ from search.figures import (
 )
 from search.notes import hang
 from search.page import write_html
+from search.pareto import best_first
 from search.study import Study
-from search.study_figures import importances, optimization_history, slices, timeline
+from search.study_figures import importances, optimization_history, pareto_front, slices, timeline
 from search.views import TrialRow, trial_row
 
 HALF: Final = 0.5  # the threshold while nothing is tuned
@@ -58,6 +59,7 @@ def search_figures(study: Study, rows: list[TrialRow]) -> dict[str, go.Figure]:
     """Draw a search; the key is a file's name."""
     important = importances(study.optuna)
     return {
+        **({"front": pareto_front(rows)} if study.declaration.against else {}),
         "history": optimization_history(rows),
         **({} if important is None else {"importances": important}),
         "slices": slices(rows),
@@ -70,9 +72,8 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
 
     They are of the validation split, at threshold 0.5: the test split is not looked at while a search goes on.
     """
-    objective, complete = study.declaration.objective, (TrialState.COMPLETE,)
-    trials = study.optuna.get_trials(deepcopy=False, states=complete)
-    best = min(trials, key=lambda one: (cost(cast("float", one.value), objective), one.number), default=None)
+    trials = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = next(iter(best_first(trials, study.declaration)[0]), None)
     if best is None or best.number != number or (weights := weights_path(root, best)) is None:
         return
     member = read_member(weights)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import optuna
 import plotly.graph_objects as go
 
-from mlc_core import Objective, Value
+from mlc_core import Measure, Objective, Value
 from search.figure_style import (
     COLOURS,
     INK,
@@ -26,7 +26,8 @@ from search.figure_style import (
     panels,
     short_name,
 )
-from search.views import TrialRow, leaderboard
+from search.trials import value_of
+from search.views import TrialRow, front, leaderboard
 
 LEAST: Final = 10  # complete trials from which on importances are more than noise
 
@@ -35,6 +36,9 @@ _VALUES: Final[dict[Objective, str]] = {
     "macro_f1": "macro F1 on validation",
     "map": "mean average precision on validation",
 }
+
+
+_SECONDS: Final[dict[Measure, str]] = {"latency": "milliseconds an image", "size": "megabytes of weights"}
 
 
 def optimization_history(rows: Iterable[TrialRow]) -> go.Figure:
@@ -78,6 +82,41 @@ def _better(one: TrialRow, other: TrialRow) -> TrialRow:
     return min(one, other, key=lambda row: row.rank)
 
 
+def pareto_front(rows: Iterable[TrialRow]) -> go.Figure:
+    """Value of the complete trials over the second objective; those on the front are joined, and bear their numbers."""
+    title = "The front"
+    complete = [row for row in rows if row.state == "complete" and row.second is not None]
+    if not complete:
+        return nothing(title, "No trial is complete yet.")
+    leading = sorted(front(complete), key=lambda row: row.second or 0.0)
+    on_front = {row.number for row in leading}
+    behind = [row for row in complete if row.number not in on_front and not row.over]
+    figure = go.Figure()
+    for name, some, marker in (
+        ("on the front", leading, {"color": COLOURS[0], "symbol": "circle", "size": 12}),
+        ("behind it", behind, {"color": "#777", "symbol": "circle-open", "size": 8}),
+        ("over a limit", [row for row in complete if row.over], {"color": COLOURS[1], "symbol": "x", "size": 9}),
+    ):
+        figure.add_scatter(
+            x=[row.second for row in some],
+            y=[row.value for row in some],
+            name=name,
+            showlegend=bool(some),
+            mode="lines+markers+text" if some is leading else "markers",
+            line={"shape": "hv", "width": 1.5},
+            text=[str(row.number) for row in some],
+            textposition="top right",
+            marker=marker,
+            customdata=[(row.number, row.over) for row in some],
+            hovertemplate="trial %{customdata[0]}: %{x:.3g}, %{y:.4g} %{customdata[1]}<extra></extra>",
+        )
+    measure = complete[0].against or "latency"
+    figure.update_xaxes(title=_SECONDS[measure], **log_axis(row.second for row in complete if row.second))
+    figure.update_yaxes(title=_VALUES[complete[0].objective], **_value_axis(complete))
+    note = "Joined: trials that none other beats in one objective without being worse in the other; by their numbers."
+    return finished(figure, title, note, height=370)
+
+
 def importances(study: optuna.Study) -> go.Figure | None:
     """How much each parameter decides whether a trial is good: PED-ANOVA, Watanabe et al. 2023 (IJCAI), of Optuna.
 
@@ -87,9 +126,12 @@ def importances(study: optuna.Study) -> go.Figure | None:
         None where there are fewer than LEAST complete trials, or all have one value.
     """
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(complete) < LEAST or len({trial.value for trial in complete}) == 1:
+    if len(complete) < LEAST or len({value_of(trial) for trial in complete}) == 1:
         return None
-    shares = dict(list(optuna.importance.get_param_importances(study).items())[:SHOWN])
+    # Of two objectives the first: what decides about the other is known. The lowest has to be the best.
+    sign = -1.0 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    found = optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[0])
+    shares = dict(list(found.items())[:SHOWN])
     figure = go.Figure()
     figure.add_bar(
         x=list(shares.values()),

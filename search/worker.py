@@ -32,6 +32,7 @@ from search.slots import Done, Plan, Wait
 from search.storage import VARIABLE
 from search.study import FOR_PEOPLE, Study, is_outdated, open_study
 from search.versions import code_version
+from search.weighing import weigh_space
 
 POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
 PATIENCE: Final = 600.0  # seconds for which a worker waits for a database or a folder that is away
@@ -86,6 +87,7 @@ def work(
     data, precision = _data(study, source, stop), study_precision(study)
     if data is None:
         return 0
+    weigh_space(study, classes=len(data.classes), precision=precision)
     study.storage.worker = name
     roll = _Roll(study.ledger, name, data)
     attempts = Attempts(study, name, root, stop, data, precision, Trouble(study.storage.patience, root))

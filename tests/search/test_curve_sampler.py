@@ -13,10 +13,11 @@ import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mlc_core import Value
-from search.curve_sampler import MOST, CurveSampler, Memory, believe, improvement, levels, propose
+from search.curve_sampler import MOST, CurveSampler, Memory, believe, levels, propose
 from search.declaration import built_in
 from search.encoding import Encoding
 from search.fidelity_gp import FidelityGp, Level
+from search.improvement import improvement
 from search.options import Curves, NoPruner, Promote
 from search.space import distribution, domains, suggest
 from search.strategy import sampler
