@@ -90,7 +90,7 @@ class CurveSampler(BaseSampler):
         if self._declaration.weighs:
             footprints = Footprints.of(study._storage.get_study_user_attrs(study._study_id), self._declaration)
         if len(told) < self._startup:
-            return front_proposals.draw(self._encoding, self._rng, footprints)
+            return front_proposals.begin(self._encoding, self._rng, footprints, others)
         return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng, footprints)
 
     def sample_independent(
