@@ -15,6 +15,7 @@ from rich.text import Text
 from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
 from search.confirm import Verdict
 from search.convergence import CONFIDENCE, Bound
+from search.footprints import UNITS
 from search.forecast import LEVEL, Forecast
 from search.promotion import Rung
 from search.views import Comparison, Counts, TrialRow, front, leaderboard
@@ -139,7 +140,7 @@ def trial_table(row: TrialRow) -> Table:
         **{key: _short(value) for key, value in row.params.items()},
         "computed": settings(row.compute) or "-",
         **(measured(row) if row.footprint else {}),
-        **({"limits": row.over} if row.over else {}),
+        **({"limits": _limits(row)} if row.limits else {}),
         "by epoch": " ".join(f"{value:.4f}" for value in row.reports.values()) or "-",
     }
     for heading, text in lines.items():
@@ -149,6 +150,11 @@ def trial_table(row: TrialRow) -> Table:
     for place, failure in enumerate(row.failures, start=1):
         table.add_row(f"failure {place}", Text(failure))  # an exception's text: its brackets are no markup
     return table
+
+
+def _limits(row: TrialRow) -> str:
+    limits = ", ".join(f"{measure} {limit:g} {UNITS[measure]}" for measure, limit in row.limits.items())
+    return row.over or limits
 
 
 def failures_table(rows: Sequence[TrialRow]) -> Table:

@@ -6,7 +6,7 @@ Not here: how they are drawn (progress.py, cli).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -56,7 +56,8 @@ class TrialRow:
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
     footprint: Footprint | None = None  # in a study of two objectives, or with limits; None until it has started
     against: Measure | None = None  # the study's second objective
-    over: str = ""  # which of the study's limits it is over, as a sentence
+    limits: Mapping[Measure, float] = field(default_factory=dict)  # the study's
+    over: str = ""  # which of them it is over, as a sentence
 
     @property
     def latest(self) -> float | None:
@@ -174,6 +175,7 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
         compute=attributes.get(COMPUTE, {}),
         footprint=footprint,
         against=study.declaration.against,
+        limits=study.declaration.limits,
         over=attributes.get(OVER) or ("" if footprint is None else over(footprint, study.declaration.limits)),
     )
 

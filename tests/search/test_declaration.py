@@ -314,8 +314,8 @@ REST = (
     [
         (
             "epoch = 3",
-            "epoch: the key is not one of name, objective, epochs, seed, retries, keep, keep_mb, threads, "
-            "sampler, pruner, space, fixed. Did you mean 'epochs'?",
+            "epoch: the key is not one of name, objective, against, epochs, seed, retries, keep, keep_mb, threads, "
+            "sampler, pruner, space, fixed, limits. Did you mean 'epochs'?",
         ),
         ("epochs = 0", "epochs: 0 is not a whole number from 1 to 100000."),
         ("epochs = 100001", "epochs: 100001 is not a whole number from 1 to 100000."),
