@@ -111,8 +111,9 @@ def pareto_front(rows: Iterable[TrialRow]) -> go.Figure:
             hovertemplate="trial %{customdata[0]}: %{x:.3g}, %{y:.4g} %{customdata[1]}<extra></extra>",
         )
     measure = complete[0].against or "latency"
-    figure.update_xaxes(title=_SECONDS[measure], **log_axis(row.second for row in complete if row.second))
-    figure.update_yaxes(title=_VALUES[complete[0].objective], **_value_axis(complete))
+    figure.update_xaxes(title=_SECONDS[measure], **_wide_axis([row.second for row in complete if row.second]))
+    values = [row.value for row in complete if row.value is not None]
+    figure.update_yaxes(title=_VALUES[complete[0].objective], **_wide_axis(values))
     note = "Joined: trials that none other beats in one objective without being worse in the other; by their numbers."
     return finished(figure, title, note, height=370)
 
@@ -229,6 +230,11 @@ def timeline(rows: Iterable[TrialRow]) -> go.Figure:
     figure.update_yaxes(title="at once", dtick=max(1, len(ends) // 20), autorange="reversed")
     note = "Time spent training. An interrupted trial is drawn from its last start, as long as all attempts together."
     return finished(figure, "Trials over time", note, height=110 + 34 * min(len(ends), 30))
+
+
+def _wide_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Make an axis logarithmic where values are far apart; elsewhere it would have no tick between them."""
+    return log_axis(values) if max(values) > 10 * min(values) > 0 else {}
 
 
 def _value_axis(rows: Sequence[TrialRow]) -> dict[str, Any]:
