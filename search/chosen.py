@@ -159,6 +159,8 @@ def _best(study: Study, confirmation: Study | None, kept: Sequence[Candidate]) -
             runs = len(first.row.values)
             return own[0], f"trial {first.row.trial.number} was confirmed as the best over {runs} seeds"
     own = [one for one in kept if one.row.repeats is None] or [*kept]
+    if own[0].row.against is not None:
+        return own[0], "of the front the best by the first objective"
     return own[0], f"the best {'of the search' if own[0].row.repeats is None else 'whose weights are kept'}"
 
 

@@ -17,9 +17,11 @@ keep = 1
 
 [sampler]
 name = "{sampler}"
+{startup}
 
 [pruner]
 name = "{pruner}"
+{factor}
 
 [space]
 lr = {{ low = 1e-4, high = 1e-2, log = true }}
@@ -48,5 +50,8 @@ def declare(
     top = f'against = "{against}"' if against else ""
     table = f"[limits]\n{limits}" if limits else ""
     named = str(list(backbones)).replace("'", '"')
-    file.write_text(_TOML.format(epochs=epochs, top=top, sampler=sampler, pruner=pruner, backbones=named, limits=table))
+    startup = "startup = 3" if sampler in ("curves", "tpe", "gp") else ""
+    factor = "reduction_factor = 2" if pruner == "promote" else ""
+    told = {"sampler": sampler, "startup": startup, "pruner": pruner, "factor": factor, "backbones": named}
+    file.write_text(_TOML.format(epochs=epochs, top=top, limits=table, **told))
     return file
