@@ -7,12 +7,14 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState, create_trial
 
 from mlc_core import Footprint
 from search.declaration import Choice, Declaration, built_in
 from search.footprints import CONSTRAINTS, LATENCY, OVER, SIZE, Architecture, constraints, spelled
-from search.options import SAMPLERS
+from search.options import SAMPLERS, Sampler
+from search.options import Tpe as TpeOptions
 from search.space import suggest
 from search.strategy import sampler
 from search.tpe import Tpe, Weighing
@@ -23,9 +25,11 @@ TAKES["resnet50"] = Footprint(latency=30.0, size=94.0)
 
 def declared(name: str, **rest: Any) -> Declaration:
     default = built_in("default")
+    kind: Any = SAMPLERS[name]
+    made: Sampler = kind(startup=4) if name in ("tpe", "gp", "curves") else kind()
     return replace(
         default,
-        sampler=SAMPLERS[name](**({"startup": 4} if name in ("tpe", "gp", "curves") else {})),
+        sampler=made,
         space={**default.space, "backbone": Choice(tuple(TAKES))},
         fixed={key: value for key, value in default.fixed.items() if key != "backbone"},
         limits={"latency": 10.0},
@@ -105,7 +109,9 @@ def test_tpe_keeps_away_from_what_was_over_a_limit() -> None:
     study = studied(declaration)
     for _ in range(20):
         params = {"backbone": "resnet50"}
-        distributions = {"backbone": optuna.distributions.CategoricalDistribution(tuple(TAKES))}
+        distributions: dict[str, BaseDistribution] = {
+            "backbone": optuna.distributions.CategoricalDistribution(tuple(TAKES))
+        }
         study.add_trial(
             create_trial(
                 state=TrialState.PRUNED, params=params, distributions=distributions, system_attrs={CONSTRAINTS: [20.0]}
@@ -113,9 +119,7 @@ def test_tpe_keeps_away_from_what_was_over_a_limit() -> None:
         )
     found = []
     for number in range(12):
-        made = sampler(
-            replace(declaration, sampler=SAMPLERS["tpe"](startup=4, multivariate=False, group=False)), number
-        )
+        made = sampler(replace(declaration, sampler=TpeOptions(startup=4, multivariate=False, group=False)), number)
         space = optuna.distributions.CategoricalDistribution(tuple(TAKES))
         trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
         found.append(made.sample_independent(study, trial, "backbone", space))
