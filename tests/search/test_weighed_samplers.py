@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState, create_trial
 
 from mlc_core import Footprint
@@ -110,7 +110,7 @@ def test_tpe_keeps_away_from_what_was_over_a_limit() -> None:
     for _ in range(20):
         params = {"backbone": "resnet50"}
         distributions: dict[str, BaseDistribution] = {
-            "backbone": optuna.distributions.CategoricalDistribution(tuple(TAKES))
+            "backbone": CategoricalDistribution(tuple(TAKES))
         }
         study.add_trial(
             create_trial(
@@ -120,7 +120,7 @@ def test_tpe_keeps_away_from_what_was_over_a_limit() -> None:
     found = []
     for number in range(12):
         made = sampler(replace(declaration, sampler=TpeOptions(startup=4, multivariate=False, group=False)), number)
-        space = optuna.distributions.CategoricalDistribution(tuple(TAKES))
+        space = CategoricalDistribution(tuple(TAKES))
         trial = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
         found.append(made.sample_independent(study, trial, "backbone", space))
     assert found.count("resnet50") <= 3
