@@ -109,9 +109,7 @@ def test_tpe_keeps_away_from_what_was_over_a_limit() -> None:
     study = studied(declaration)
     for _ in range(20):
         params = {"backbone": "resnet50"}
-        distributions: dict[str, BaseDistribution] = {
-            "backbone": CategoricalDistribution(tuple(TAKES))
-        }
+        distributions: dict[str, BaseDistribution] = {"backbone": CategoricalDistribution(tuple(TAKES))}
         study.add_trial(
             create_trial(
                 state=TrialState.PRUNED, params=params, distributions=distributions, system_attrs={CONSTRAINTS: [20.0]}
