@@ -5,7 +5,7 @@ Not here: what is found (importance.py, advice.py); other tables of a study (dra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from rich.table import Table
@@ -86,11 +86,10 @@ def importance_words(found: Importances) -> list[str]:
     return lines
 
 
-def advice_tables(advised: Advised) -> list[Table]:
-    """Draw one table for each kind of finding."""
-    return [
-        _findings([one for one in advised.findings if one.topic == topic], title) for topic, title in _TITLES.items()
-    ]
+def advice_tables(findings: Collection[Advice]) -> list[Table]:
+    """Draw one table for each kind of finding that there is."""
+    of = {topic: [one for one in findings if one.topic == topic] for topic in _TITLES}
+    return [_findings(of[topic], title) for topic, title in _TITLES.items() if of[topic]]
 
 
 def advice_words(advised: Advised) -> list[str]:

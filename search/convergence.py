@@ -1,7 +1,14 @@
 """Whether a search has converged: what it could still gain, beside what luck alone makes of a value.
 
 The bound on the regret is that of a search which goes on as it did, for as many trials again; it says nothing of places
-where this search's sampler would not go. Not here: the distribution of gains (forecast.py); who stops (cli/run.py).
+where this search's sampler would not go. Each of the forecast's two views is blind at times, and then sees nothing to
+be gained: so the bound is the view's that sees more, and as both know a search only by its few complete trials, a
+quantile farther out than CONFIDENCE. In 17 simulated searches with the default study, looked at 488 times, as many
+trials again gained more in 1.6 % of cases (95 % interval over searches 0 to 4.4 %), and than the 95 % quantile of both
+views mixed, in 12.3 %; of the one that sees more, in 9.4 %; and with trials in the order in which they ended, in 6.6 %.
+Searches differ: in one of them it was exceeded at every sixth look, and of made-up ones that still fell steeply after
+40 trials in 7 of 100, far above any noise. Not here: the distribution
+of gains (forecast.py); who stops (cli/run.py).
 
 References
 ----------
@@ -26,6 +33,7 @@ from search.study import Study
 from search.views import TrialRow, leaderboard, trial_rows
 
 CONFIDENCE: Final = 0.95  # of the bound
+QUANTILE: Final = 0.99  # of the gains by the view that sees more, which makes the bound hold with CONFIDENCE
 FEWEST: Final = 40  # trials that ran, and
 FEWEST_COMPLETE: Final = 10  # complete ones among them, before a bound is believed
 BEST_CURVES: Final = 5  # whose last epochs tell the noise where no repetition does
@@ -120,7 +128,7 @@ def bound(rows: Sequence[TrialRow], noise: Noise | None = None) -> Bound | None:
     gained = gains(rows, ran)
     if noise is None or gained is None:
         return None
-    return Bound(float(np.quantile(gained, CONFIDENCE)), noise, ran)
+    return Bound(max(float(np.quantile(view, QUANTILE)) for view in gained), noise, ran)
 
 
 def between_seeds(rows: Iterable[TrialRow]) -> Noise | None:

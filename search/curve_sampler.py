@@ -51,6 +51,9 @@ class Memory:
 class CurveSampler(BaseSampler):
     """Expected improvement at full length, by a Gaussian process over configurations and epochs.
 
+    The first trial of a study is the default configuration, or what comes nearest to it: people have chosen it for
+    good reasons, and the model learns early what a sensible one comes to.
+
     Parameters
     ----------
     declaration : Declaration
@@ -59,7 +62,7 @@ class CurveSampler(BaseSampler):
         The next trial's sampler takes it over.
     seed : int
     startup : int
-        Trials drawn at random first.
+        Trials drawn at random, the first one among them, before the model is asked.
     """
 
     def __init__(self, declaration: Declaration, memory: Memory, *, seed: int, startup: int) -> None:
@@ -85,6 +88,8 @@ class CurveSampler(BaseSampler):
         """Draw a whole configuration."""
         others = [one for one in study._storage.get_all_trials(study._study_id, deepcopy=False)
                   if one.number != trial.number and not is_replay(one)]  # fmt: skip
+        if not others:
+            return self._encoding.near_default()
         told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         footprints = None
         if self._declaration.weighs:
@@ -162,11 +167,14 @@ def propose(beliefs: Beliefs, rng: np.random.Generator, footprints: Footprints |
 
 
 def levels(declaration: Declaration) -> list[int]:
-    """List the epochs at which trials are compared, the last one included."""
-    rungs = rung_epochs(declaration)
-    if not rungs:
-        rungs = sorted({max(1, declaration.epochs // 9), max(1, declaration.epochs // 3)})
-    return [*(epoch for epoch in rungs if epoch < declaration.epochs), declaration.epochs]
+    """List the epochs at which trials are compared, the last one included.
+
+    Besides the rungs they are the thirds of a training: a trial that is stopped in its last third tells as much of its
+    configuration as one that ends. Unheard, the same region would be tried again and again.
+    """
+    epochs = declaration.epochs
+    thirds = {max(1, epochs // 3), max(1, 2 * epochs // 3)}
+    return sorted({*rung_epochs(declaration), *thirds, epochs})
 
 
 def _chosen(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[FrozenTrial]:

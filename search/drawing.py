@@ -60,6 +60,8 @@ def kind(row: TrialRow) -> str:
     """Where the trial comes from."""
     if row.repeats is not None:
         return f"trial {row.repeats}"
+    if row.warm_start is not None:
+        return "warm start"
     return f"paper {row.paper}" if row.paper is not None else "search"
 
 
@@ -129,8 +131,9 @@ def trial_table(row: TrialRow) -> Table:
     table = plain_table(f"Trial {row.number}", header=False)
     table.add_column(style="bold")
     table.add_column()
+    start = row.warm_start
     lines = {
-        "from": kind(row),
+        "from": kind(row) if start is None else f"{kind(row)}: trial {start['trial']} of study {start['study']!r}",
         "state": row.state,
         NAMES[row.objective]: number(row.latest),
         "epochs": f"{row.epoch} of {row.epochs}",
@@ -144,7 +147,7 @@ def trial_table(row: TrialRow) -> Table:
         "by epoch": " ".join(f"{value:.4f}" for value in row.reports.values()) or "-",
     }
     for heading, text in lines.items():
-        table.add_row(heading, text)
+        table.add_row(heading, Text(text))
     if row.note and row.note not in (*row.failures, row.over):
         table.add_row("note", Text(row.note))
     for place, failure in enumerate(row.failures, start=1):

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
-from mlc_core import DEFAULTS, SCHEDULER_OF, SchedulerName, Value, lr_factors
+from mlc_core import DEFAULTS, SCHEDULER_OF, Scheduler, SchedulerName, Value, lr_factors
 from search.declaration import Choice, Declaration, Domain, Range
 from search.space import distribution
 
@@ -45,7 +46,7 @@ class Column:
     @property
     def is_category(self) -> bool:
         """Whether two values are the same or not, and never near."""
-        return isinstance(self.domain, Choice) and not _numbers(self.domain.values)
+        return isinstance(self.domain, Choice) and not _are_numbers(self.domain.values)
 
     def place(self, value: Value) -> float:
         """Put a value between 0 and 1, and a category at its number; a value of an earlier, narrower space outside."""
@@ -53,8 +54,7 @@ class Column:
             case Choice(values=values) if self.is_category:
                 return float(values.index(value)) if value in values else -1.0
             case Choice(values=values):
-                scale = _scale(values)
-                low, high = scale(min(cast("Sequence[float]", values))), scale(max(cast("Sequence[float]", values)))
+                scale, low, high = _scale(values)
                 return (scale(float(value)) - low) / ((high - low) or 1.0)
             case Range(low=low, high=high, log=True):
                 return math.log(float(value) / low) / (math.log(high / low) or 1.0)
@@ -83,6 +83,16 @@ class Column:
             low, high, step = int(self.domain.low), int(self.domain.high), int(self.domain.step or 1)
             return low + step * int(rng.integers((high - low) // step + 1))
         return self.value(float(rng.random()))
+
+    def nearest(self, value: Value) -> Value:
+        """Find what the space has next to a value; of a list of categories that lacks it, the first."""
+        match self.domain:
+            case Choice(values=values) if self.is_category:
+                return value if value in values else values[0]
+            case Choice(values=values):
+                return min(values, key=lambda one: abs(float(one) - float(value)))
+            case Range(low=low, high=high):
+                return self.value(self.place(min(high, max(low, float(value)))))
 
     def near(self, value: Value, scale: float, rng: np.random.Generator) -> Value:
         """Draw a value near another one: a step of about so much of the range, for a category now and then any."""
@@ -156,6 +166,11 @@ class Encoding:
         drawn: Flat = {column.key: column.draw(rng) for column in self.columns if column.branch is None}
         return drawn | {column.key: column.draw(rng) for column in self._branch_of(drawn)}
 
+    def near_default(self) -> Flat:
+        """Give the default configuration; where the space has no such value, the nearest, or a list's first."""
+        drawn: Flat = {column.key: column.nearest(DEFAULTS[column.key]) for column in self.columns if not column.branch}
+        return drawn | {column.key: column.nearest(DEFAULTS[column.key]) for column in self._branch_of(drawn)}
+
     def near(self, flat: Mapping[str, Value], scale: float, rng: np.random.Generator) -> Flat:
         """Draw a configuration near another one; of another scheduler, its own parameters are drawn anywhere."""
         drawn: Flat = {}
@@ -181,21 +196,30 @@ class Encoding:
 
 def _of_schedule(flat: Mapping[str, Value], epoch: int) -> list[float]:
     """Describe the learning rate until an epoch: its mean, what it came to, and what it is to a batch of this size."""
-    scheduler = cast("SchedulerName", flat["scheduler"])
-    kind: Any = SCHEDULER_OF[scheduler]  # each takes its own, of other types
-    factors = lr_factors(kind(**{field.name: flat[field.name] for field in fields(kind)}), epoch)
-    late = factors[-max(1, epoch // 3) :]
+    kind: Any = SCHEDULER_OF[cast("SchedulerName", flat["scheduler"])]  # each takes its own, of other types
+    mean, end = _faded(kind(**{key: flat[key] for key in kind.__dataclass_fields__}), epoch)
     lr = math.log(cast("float", flat["lr"]))
-    mean, end = (math.log(max(_FADED, sum(some) / len(some))) for some in (factors, late))
     per_batch = lr - 0.5 * math.log(cast("float", flat["batch_size"]))
     return [(lr + mean) / _DECADES, (lr + end) / _DECADES, per_batch / _DECADES]
 
 
-def _numbers(values: Sequence[Value]) -> bool:
+@lru_cache(maxsize=10_000)
+def _faded(scheduler: Scheduler, epoch: int) -> tuple[float, float]:
+    """Tell the logarithm of what is left of the learning rate: in the mean until an epoch, and at its end."""
+    factors = lr_factors(scheduler, epoch)
+    late = factors[-max(1, epoch // 3) :]
+    mean, end = (math.log(max(_FADED, sum(some) / len(some))) for some in (factors, late))
+    return mean, end
+
+
+@lru_cache(maxsize=100)
+def _are_numbers(values: tuple[Value, ...]) -> bool:
     return len(values) > 2 and not any(isinstance(value, str) for value in values)
 
 
-def _scale(values: Sequence[Value]) -> Callable[[float], float]:
-    numbers = cast("Sequence[float]", values)
-    wide = min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE
-    return math.log if wide else float
+@lru_cache(maxsize=100)
+def _scale(values: tuple[Value, ...]) -> tuple[Callable[[float], float], float, float]:
+    """Choose the scale on which a list of numbers is compared, with the places of the smallest and the largest."""
+    low, high = (bound(cast("Sequence[float]", values)) for bound in (min, max))
+    scale = math.log if low > 0 and high / low >= _WIDE else float
+    return scale, scale(low), scale(high)

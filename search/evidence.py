@@ -91,6 +91,30 @@ class Advice:
         return asdict(self)
 
 
+def finding(
+    topic: Topic,
+    about: str,
+    verdict: Verdict,
+    said: str,
+    evidence: str,
+    rows: Sequence[TrialRow],
+    figures: Figures,
+    *,
+    change: Change | None = None,
+) -> Advice:
+    """Make a finding that rests on these trials."""
+    return Advice(
+        topic=topic,
+        about=about,
+        verdict=verdict,
+        said=said,
+        evidence=evidence,
+        trials=len(rows),
+        figures=figures,
+        change=change,
+    )
+
+
 def comparable(study: Study, rows: Sequence[TrialRow]) -> Sample:
     """Choose the epoch, and the trials that came so far; see `Sample`."""
     own = [row for row in rows if row.paper is None and row.state != "failed"]

@@ -16,6 +16,7 @@ posterior. Renyi, "On the extreme elements of observations", 1962: records come 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from mlc_core import cost
+from search.scale import logarithm
 from search.views import TrialRow
 
 AHEAD: Final = 10  # trials
@@ -59,9 +61,10 @@ def forecast(rows: Sequence[TrialRow], trials: int = AHEAD) -> Forecast | None:
 
     The same rows give the same figures.
     """
-    drawn = gains(rows, trials)
-    if drawn is None:
+    views = gains(rows, trials)
+    if views is None:
         return None
+    drawn = np.concatenate(views)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     pace = seconds_a_trial(rows)
     return Forecast(
@@ -69,21 +72,22 @@ def forecast(rows: Sequence[TrialRow], trials: int = AHEAD) -> Forecast | None:
     )
 
 
-def gains(rows: Iterable[TrialRow], trials: int) -> np.ndarray | None:
-    """Draw how much better than the best so far the best of further trials is; None where nothing can be told.
+def gains(rows: Iterable[TrialRow], trials: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Draw how much better than the best so far the best of further trials is, by each of the two views.
 
-    Trials that were stopped or wait at a rung count as ones that were not better: what they would have come to, the
-    pruner did not want to know.
+    None where nothing can be told. Trials that were stopped or wait at a rung count as ones that were not better: what
+    they would have come to, the pruner did not want to know.
     """
     ran = [row for row in rows if row.state in ("complete", "pruned", "paused")]
     if any(row.repeats is not None or row.against is not None for row in ran):
         return None  # a confirmation draws none; of two objectives there is no best value
-    depths = np.array([_depth(row) if row.state == "complete" else -np.inf for row in ran])
+    depths = np.array([_depth(row) for row in ran])
     if np.isfinite(depths).sum() < FEWEST:
         return None
     rng = np.random.default_rng(len(ran))
-    deeper = np.where(rng.random(_DRAWS) < 0.5, _by_extremes(depths, trials, rng), _by_records(depths, trials, rng))
-    return np.asarray(np.exp(-depths.max()) - np.exp(-(depths.max() + deeper)))
+    deeper = _by_extremes(depths, trials, rng), _by_records(depths, trials, rng)
+    by_extremes, by_records = (np.exp(-depths.max()) - np.exp(-(depths.max() + one)) for one in deeper)
+    return by_extremes, by_records
 
 
 def seconds_a_trial(rows: Iterable[TrialRow]) -> float | None:
@@ -101,9 +105,10 @@ def seconds_a_trial(rows: Iterable[TrialRow]) -> float | None:
 
 
 def _depth(row: TrialRow) -> float:
-    """How deep the value lies, the more the better: minus the log of a loss, or of what a score lacks to 1."""
-    value = row.value if row.value is not None else np.inf
-    return -float(np.log(max(value if row.objective == "bce" else 1.0 + cost(value, row.objective), 1e-12)))
+    """Tell how deep the value lies, the more the better; infinitely little where it is none of a whole training."""
+    if row.state != "complete" or row.value is None:
+        return -math.inf
+    return -logarithm(cost(row.value, row.objective), row.objective)
 
 
 def _by_extremes(depths: np.ndarray, trials: int, rng: np.random.Generator) -> np.ndarray:

@@ -101,6 +101,7 @@ class Progress:
     paused: int = 0  # begun, and waiting for a promotion; pruned once none of the budget's can be promoted
     waiting: int  # trials of the study, of any origin, that wait to be claimed
     closed: bool  # by `close_budget`, or because all have finished
+    workers: int | None = None  # that the budget's own run is to have; None: as many as it started with
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,15 @@ class Ledger:
         return self._locked(work)
 
     @_operation
+    def wind_up(self, budget_id: int, *, from_epoch: int | None) -> None:
+        """Let nothing new begin, and of what has begun only go on what has come to this epoch; None: all may again.
+
+        Paused trials then need no promotion, and the best go on first.
+        """
+        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
+        self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(from_epoch=from_epoch)))
+
+    @_operation
     def budgets(self) -> list[Budget]:
         """List the open budgets, the oldest first."""
 
@@ -286,6 +296,7 @@ class Ledger:
                 paused=counts.get(TrialState.WAITING, 0),
                 waiting=session.execute(waiting).scalar_one(),
                 closed=row.closed or finished >= row.trials,
+                workers=row.workers,
             )
 
         return self._locked(work)
@@ -687,10 +698,10 @@ class Ledger:
             trial.state, trial.datetime_complete = TrialState.FAIL, moment(now(session))
         return again
 
-    def _stands(self, session: Session, budget_id: int) -> tuple[Row[Any, Any], dict[TrialState, int]]:
-        """Read a budget's trials, and whether it is closed, and count its trials; KeyError where there is none."""
+    def _stands(self, session: Session, budget_id: int) -> tuple[Row[Any, Any, Any], dict[TrialState, int]]:
+        """Read a budget, and count its trials; KeyError where there is none."""
         where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-        row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed).where(where)).one_or_none()
+        row = session.execute(select(BUDGETS.c.trials, BUDGETS.c.closed, BUDGETS.c.workers).where(where)).one_or_none()
         if row is None:
             raise KeyError(budget_id)
         return row, states(session, budget_id)

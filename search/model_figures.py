@@ -27,7 +27,6 @@ from search.notes import hang
 from search.page import write_html
 from search.pareto import best_first
 from search.study import Study
-from search.study_figures import importances, optimization_history, pareto_front, slices, timeline
 from search.views import TrialRow, trial_row
 
 HALF: Final = 0.5  # the threshold while nothing is tuned
@@ -53,18 +52,6 @@ def write_worst(path: Path, chosen: Chosen, data: Dataset) -> None:
     """Write a page with the test images that the model is most wrong about."""
     pictures = worst_images(chosen.test, chosen.scores, data.test)
     write_html(path, title="Most wrongly classified", body=["<h1>Most wrongly classified</h1>", pictures])
-
-
-def search_figures(study: Study, rows: list[TrialRow]) -> dict[str, go.Figure]:
-    """Draw a search; the key is a file's name."""
-    important = importances(study.optuna)
-    return {
-        **({"front": pareto_front(rows)} if study.declaration.against else {}),
-        "history": optimization_history(rows),
-        **({} if important is None else {"importances": important}),
-        "slices": slices(rows),
-        "timeline": timeline(rows),
-    }
 
 
 def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:

@@ -57,6 +57,24 @@ class _Child:
 
 
 @dataclass(slots=True)
+class Orders:
+    """How many workers a budget's run is to have, which somebody may change meanwhile."""
+
+    study: Study
+    budget_id: int
+    workers: int
+    _read_at: float = 0.0
+
+    def changed(self) -> tuple[int, int]:
+        """Tell how many there were to be until now, and are to be from now on."""
+        before = self.workers
+        if time.monotonic() - self._read_at >= ORDERS_SECONDS:
+            self._read_at = time.monotonic()
+            self.workers = self.study.ledger.remaining(self.budget_id).workers or before
+        return before, self.workers
+
+
+@dataclass(slots=True)
 class Pool:
     """Workers of one budget.
 
@@ -84,13 +102,12 @@ class Pool:
     patience: float = PATIENCE
     say: Say = lambda _line: None
     over: bool = False  # set by whoever watches, it ends the work as a stop does
-    _wanted: int = 0  # workers
+    _orders: Orders = field(init=False)
     _children: list[_Child] = field(default_factory=list)
     _vacant: list[tuple[float, int]] = field(default_factory=list)  # when to fill which place again
     _deaths: int = 0
     _finished: int = 0  # trials of the budget, when last a worker died
     _beat_at: float = 0.0
-    _ordered_at: float = 0.0
     _oom_kills: int = field(default_factory=oom_kills)  # that the kernel has counted
     _said: dict[str, float] = field(default_factory=dict)  # when which line was said
     _gpus: tuple[str, ...] = field(default_factory=gpus)
@@ -113,7 +130,7 @@ class Pool:
             With what the last one printed; the others were stopped.
         """
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
-        self._wanted = workers
+        self._orders = Orders(self.study, self.budget_id, workers)
         try:
             for place in range(workers if not stop.asked else 0):
                 self._start(place)
@@ -187,18 +204,11 @@ class Pool:
 
     def _obey(self) -> None:
         """Have as many workers as somebody asked for meanwhile."""
-        if time.monotonic() - self._ordered_at < ORDERS_SECONDS:
-            return
-        self._ordered_at = time.monotonic()
-        wanted = wanted_workers(self.study, self.budget_id)
-        if wanted is None or wanted == self._wanted:
-            return
-        if wanted < self._wanted:
+        before, wanted = self._orders.changed()
+        if wanted < before:
             self._vacant = [(when, place) for when, place in self._vacant if place < wanted]
             self.let_go([child.name for child in self._children if child.place >= wanted])
-        else:
-            self._vacant += [(time.monotonic(), place) for place in range(self._wanted, wanted)]
-        self._wanted = wanted
+        self._vacant += [(time.monotonic(), place) for place in range(before, wanted)]
 
     def _why(self, code: int) -> str:
         before, self._oom_kills = self._oom_kills, oom_kills()
@@ -257,11 +267,6 @@ def arguments(study: Study, budget_id: int, name: str, patience: float, source: 
         told += ["--skip-bad"] * source.skip_bad
         told += ["--corrections", str(source.corrections.absolute())] if source.corrections else []
     return told
-
-
-def wanted_workers(study: Study, budget_id: int) -> int | None:
-    """Read how many workers somebody wants an open budget's run to have; None where nobody said so."""
-    return next((one.workers for one in study.ledger.budgets() if one.budget_id == budget_id), None)
 
 
 def cause(code: int) -> str:

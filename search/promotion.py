@@ -129,7 +129,7 @@ def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float
         promote=tuple(promoted),
         last=tuple(one for one in order if places[one][1] == 0),
         give_up=tuple({*hopeless, *crowd, *(paused.keys() - places.keys())}),
-        paused=tuple(sorted((trial_id, epoch) for trial_id, (epoch, _) in paused.items())),
+        paused=tuple((trial_id, paused[trial_id][0]) for trial_id in [*order, *sorted(paused.keys() - places.keys())]),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from mlc_core import Value
 from search.bounds import EDGE, edge_share, narrower, place, spelled, wider, written
 from search.declaration import Choice, Declaration, Domain, Range
 from search.effects import Effect, confounders, effect
-from search.evidence import GROUP, LEAST, Advice, Change, Figures, Verdict, standing
+from search.evidence import GROUP, LEAST, Advice, Change, Figures, finding, standing
 from search.views import TrialRow
 
 SURE: Final = 0.05  # how often chance alone may give a reason to change anything, of all ends and choices together
@@ -28,6 +29,8 @@ _SHUFFLES: Final = 2000
 _SEED: Final = 0
 
 Array = NDArray[np.float64]
+
+_advice = partial(finding, "range")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _of_choice(drawn: _Drawn) -> list[Advice]:
         else:
             change = Change(table=drawn.table, key=drawn.key, text=f"[{', '.join(map(spelled, left))}]")
         figures: Figures = {"value": value, "part": count, "good": drawn.good, "p": p}
-        found.append(replace(_advice(drawn.key, "change", said, evidence, drawn.rows, figures), change=change))
+        found.append(_advice(drawn.key, "change", said, evidence, drawn.rows, figures, change=change))
     return found
 
 
@@ -218,17 +221,3 @@ def _run(orders: NDArray[np.int64], good: int) -> tuple[NDArray[np.int64], Array
     spread = np.sqrt((total + 1) * (total - counts) / 12 / np.maximum(counts, 1))
     z = (mean - (total - 1) / 2) / np.maximum(spread, 1e-12)
     return counts, np.where(counts >= GROUP, z, -np.inf)
-
-
-def _advice(
-    about: str, verdict: Verdict, said: str, evidence: str, rows: Sequence[TrialRow], figures: Figures
-) -> Advice:
-    return Advice(
-        topic="range",
-        about=about,
-        verdict=verdict,
-        said=said,
-        evidence=evidence,
-        trials=len(rows),
-        figures=figures,
-    )

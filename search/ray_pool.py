@@ -27,14 +27,13 @@ from search.data import Source
 from search.errors import BadStorage, SearchError
 from search.pool import (
     DEATHS,
-    ORDERS_SECONDS,
     POLL_SECONDS,
+    Orders,
     Watch,
     WorkersDied,
     arguments,
     cause,
     pause,
-    wanted_workers,
 )
 from search.ray_node import Keeper
 from search.signals import SIGNALS, Stop
@@ -142,7 +141,7 @@ class RayPool:
     patience: float
     cluster: Cluster
     over: bool = False  # set by whoever watches, it ends the work as a stop does
-    _wanted: int = 0  # workers
+    _orders: Orders = field(init=False)
     _workers: list[_Worker] = field(default_factory=list)
     _vacant: list[float] = field(default_factory=list)  # when to start a worker in place of one that is gone
     _done: bool = False  # nothing is left to claim
@@ -150,7 +149,6 @@ class RayPool:
     _killed: int = 0  # of those, workers that were killed while their node stayed
     _finished: int = 0  # trials of the budget, when last a worker went
     _beat_at: float = 0.0
-    _ordered_at: float = 0.0
 
     def run(self, workers: int, *, stop: Stop, watch: Watch, seconds: float | None = None) -> bool:
         """Work on the budget until it is done, the stop is asked, or the time is up.
@@ -171,7 +169,7 @@ class RayPool:
         import ray
 
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
-        self._wanted = workers
+        self._orders = Orders(self.study, self.budget_id, workers)
         with redirect_stdout(sys.stderr):  # Ray prints there when a node dies, and it is the command's own
             try:
                 for _ in range(workers if not stop.asked else 0):
@@ -292,14 +290,9 @@ class RayPool:
         """Have as many workers as somebody asked for meanwhile."""
         import ray
 
-        if time.monotonic() - self._ordered_at < ORDERS_SECONDS:
-            return
-        self._ordered_at = time.monotonic()
-        wanted = wanted_workers(self.study, self.budget_id)
-        if wanted is None or wanted == self._wanted:
-            return
-        self._vacant += [time.monotonic()] * max(0, wanted - self._wanted)
-        for _ in range(max(0, self._wanted - wanted)):
+        before, wanted = self._orders.changed()
+        self._vacant += [time.monotonic()] * max(0, wanted - before)
+        for _ in range(max(0, before - wanted)):
             if self._vacant:
                 self._vacant.pop()
             elif waiting := next((worker for worker in self._workers if worker.ended is None), None):
@@ -307,7 +300,6 @@ class RayPool:
                 ray.kill(waiting.keeper)
             else:
                 self.let_go([worker.name for worker in self._workers if not worker.leaving][-1:])
-        self._wanted = wanted
 
     def _beat(self) -> None:
         """Say that the budget's workers are looked after."""

@@ -16,6 +16,8 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from mlc_core import SPLITS, Dataset, processors
+from search.advice import advise
+from search.advice_tables import advice_tables, advice_words, importance_words
 from search.chosen import Chosen
 from search.confirm import Verdict
 from search.declaration import Choice, Domain, Range
@@ -35,11 +37,13 @@ from search.drawing import (
 )
 from search.figures import worst_images
 from search.footprints import UNITS
-from search.model_figures import model_figures, search_figures
+from search.importance import importances
+from search.model_figures import model_figures
 from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
 from search.paper import paper_result
 from search.report_page import Code, Figure, Html, Note, Part, Section, Table
 from search.study import Study
+from search.study_figures import importance_bars, optimization_history, pareto_front, slices, timeline
 from search.views import TrialRow, compare_paper, counts, front, leaderboard, trial_rows
 
 LEADERS: Final = 20  # rows of the leaderboard
@@ -66,6 +70,7 @@ def sections(
         _summary(best, ensemble),
         _data(dataset),
         _study(study, rows),
+        _mattered(study, told),
         _paper(rows),
         *([_confirmation(told)] if told else []),
         _model(best, dataset, times[0]),
@@ -127,11 +132,24 @@ def _study(study: Study, rows: list[TrialRow]) -> Section:
     limits = study.declaration.limits
     if limits:
         how += f" Limits: {', '.join(f'{name} {limit:g} {UNITS[name]}' for name, limit in limits.items())}."
-    parts: list[Part] = [Note(how), *map(Note, over_lines(rows)), *map(Figure, search_figures(study, rows).values())]
+    figures = [pareto_front] if study.declaration.against else []
+    figures += [optimization_history, slices, timeline]
+    parts: list[Part] = [Note(how), *map(Note, over_lines(rows)), *(Figure(draw(rows)) for draw in figures)]
     if leading := front(rows):
         parts.append(table_of(front_table(leading, title="The front")))
     parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
     return Section(f"The study {study.name}", "study", parts)
+
+
+def _mattered(study: Study, verdicts: list[Verdict]) -> Section:
+    found, advised = importances(study), advise(study, verdicts)
+    parts: list[Part] = [Figure(importance_bars(found)), *map(Note, importance_words(found))]
+    told = [one for one in advised.findings if one.verdict in ("change", "found")]
+    parts += map(Note, advice_words(advised)) if told else ()
+    parts += map(table_of, advice_tables(told))
+    if advised.toml:
+        parts += [Note("What of that changes the study's file:"), Code(advised.toml)]
+    return Section("What mattered", "mattered", parts)
 
 
 def _spelled(domain: Domain) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Column, Row, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from search.tables import BUDGETS, CLAIMS, Trial, last_report, now, states
@@ -44,7 +45,7 @@ class Plan:
     promote: tuple[int, ...] = ()  # the best first
     last: tuple[int, ...] = ()  # to go on only where nothing else is left to do
     give_up: tuple[int, ...] = ()  # to be pruned
-    paused: tuple[tuple[int, int], ...] = ()  # all that are known, and the step at which each one paused
+    paused: tuple[tuple[int, int], ...] = ()  # all that are known, the best first, and the step at which each paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def next_slot(at: Desk, budget_id: int | None, plan: Plan | None) -> Slot | Wait
         where &= BUDGETS.c.budget_id == budget_id
     answer: Wait | Done = Done()
     for budget in at.session.execute(select(BUDGETS).where(where).order_by(BUDGETS.c.budget_id)).all():
-        slot = _slot(at, budget.budget_id, budget.trials, plan)
+        slot = _slot(at, budget, plan)
         if isinstance(slot, Slot):
             return slot
         if isinstance(slot, Done):
@@ -74,38 +75,49 @@ def next_slot(at: Desk, budget_id: int | None, plan: Plan | None) -> Slot | Wait
     return answer
 
 
-def _slot(at: Desk, budget_id: int, trials: int, plan: Plan | None) -> Slot | Wait | Done:
+def _slot(at: Desk, budget: Row[Any], plan: Plan | None) -> Slot | Wait | Done:
+    budget_id, ending = budget.budget_id, budget.from_epoch is not None
     counts = states(at.session, budget_id)
-    running, paused, finished = (
-        counts.get(TrialState.RUNNING, 0),
-        counts.get(TrialState.WAITING, 0),
-        finished_of(counts),
-    )
-    adopted = _adopt(at, budget_id, trials - running - paused - finished)
-    paused += adopted
-    left = trials - running - paused - finished
-    empty = _is_empty(at)
-    if left > 0 and not empty:
-        return Slot(budget_id, left - 1)
-    if paused and plan is not None and (trial := _paused(at, budget_id, plan.promote)) is not None:
-        return Slot(budget_id, left, trial)
-    if left > 0 and at.draws:
-        return Slot(budget_id, left - 1)
+    running = counts.get(TrialState.RUNNING, 0)
+    left = budget.trials - running - counts.get(TrialState.WAITING, 0) - finished_of(counts)
+    left -= _adopt(at, budget_id, left)
+    slot = _begun(at, budget, plan, left) if ending else _any(at, budget_id, plan, left)
+    if slot is not None:
+        return slot
     if running:
         return Wait()
     known = _all_paused(at, budget_id)
     if plan is not None and not known.items() <= set(plan.paused):
         return Wait()  # others have paused since
-    if plan is not None and (trial := _paused(at, budget_id, plan.last)) is not None:
+    if not ending and plan is not None and (trial := _paused(at, budget_id, plan.last)) is not None:
         return Slot(budget_id, left, trial)
-    give_up(at, known)
+    if not ending or TrialState.COMPLETE in counts:  # else a longer budget may make something of them
+        give_up(at, known)
     return Done()
+
+
+def _any(at: Desk, budget_id: int, plan: Plan | None, left: int) -> Slot | None:
+    if left > 0 and at.session.execute(queue(at).limit(1)).first() is not None:
+        return Slot(budget_id, left - 1)
+    if plan is not None and (trial := _paused(at, budget_id, plan.promote)) is not None:
+        return Slot(budget_id, left, trial)
+    return Slot(budget_id, left - 1) if left > 0 and at.draws else None
+
+
+def _begun(at: Desk, budget: Row[Any], plan: Plan | None, left: int) -> Slot | None:
+    """Go on with what has come far enough, the best first."""
+    far = [trial_id for trial_id, step in plan.paused if step >= budget.from_epoch] if plan is not None else []
+    if (trial := _paused(at, budget.budget_id, far)) is not None:
+        return Slot(budget.budget_id, left, trial)
+    if left > 0 and (trial := _put_back(at, budget.from_epoch)) is not None:
+        return Slot(budget.budget_id, left - 1, trial)
+    return None
 
 
 def _adopt(at: Desk, budget_id: int, room: int) -> int:
     """Take over paused trials of budgets that were closed before, those farthest on first."""
     closed = select(BUDGETS.c.budget_id).where(BUDGETS.c.study_id == at.study_id, BUDGETS.c.closed)
-    orphans = select(CLAIMS.c.trial_id).where(CLAIMS.c.paused_at.is_not(None), CLAIMS.c.budget_id.in_(closed))
+    orphans = _claims(at, CLAIMS.c.trial_id).where(CLAIMS.c.budget_id.in_(closed))
     orphans = orphans.order_by(CLAIMS.c.paused_at.desc(), CLAIMS.c.trial_id).limit(max(0, room))
     found = at.session.execute(orphans).scalars().all() if room > 0 else []
     if found:
@@ -113,29 +125,45 @@ def _adopt(at: Desk, budget_id: int, room: int) -> int:
     return len(found)
 
 
+def _claims(at: Desk, *columns: Column[Any]) -> Select[Any]:
+    """Select the study's paused trials."""
+    return select(*columns).where(CLAIMS.c.study_id == at.study_id, CLAIMS.c.paused_at.is_not(None))
+
+
 def _all_paused(at: Desk, budget_id: int) -> dict[int, int]:
     """By trial, the step at which it paused."""
-    rows = select(CLAIMS.c.trial_id, CLAIMS.c.paused_at).where(CLAIMS.c.budget_id == budget_id)
-    return {row[0]: row[1] for row in at.session.execute(rows.where(CLAIMS.c.paused_at.is_not(None)))}
+    rows = _claims(at, CLAIMS.c.trial_id, CLAIMS.c.paused_at).where(CLAIMS.c.budget_id == budget_id)
+    return {row[0]: row[1] for row in at.session.execute(rows)}
 
 
 def _paused(at: Desk, budget_id: int, trial_ids: Sequence[int]) -> Trial | None:
     """Take the first of these that still waits to be promoted."""
     there = _all_paused(at, budget_id) if trial_ids else {}
-    for trial_id in trial_ids:
-        if trial_id in there:
-            trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
-            if trial.state == TrialState.WAITING:
-                trial.state = TrialState.RUNNING
-                return trial
-    return None
+    return next((trial for one in trial_ids if one in there and (trial := _resumed(at, one)) is not None), None)
+
+
+def _put_back(at: Desk, from_epoch: int) -> Trial | None:
+    """Take a trial of the queue that has come so far."""
+    report = models.TrialIntermediateValueModel
+    far = queue(at).where(models.TrialModel.trial_id.in_(select(report.trial_id).where(report.step >= from_epoch)))
+    found = at.session.execute(far.limit(1)).first()
+    return None if found is None else _resumed(at, found[0])
+
+
+def _resumed(at: Desk, trial_id: int) -> Trial | None:
+    """Let a waiting trial run; None where somebody else's does by now."""
+    trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
+    if trial.state != TrialState.WAITING:
+        return None
+    trial.state = TrialState.RUNNING
+    return trial
 
 
 def give_up(at: Desk, trial_ids: Iterable[int]) -> None:
     """Prune those of the trials that are paused."""
     ids = list(trial_ids)
-    paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == at.study_id, CLAIMS.c.paused_at.is_not(None))
-    for trial_id in at.session.execute(paused.where(CLAIMS.c.trial_id.in_(ids))).scalars().all() if ids else ():
+    paused = _claims(at, CLAIMS.c.trial_id).where(CLAIMS.c.trial_id.in_(ids))
+    for trial_id in at.session.execute(paused).scalars().all() if ids else ():
         trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
         if trial.state == TrialState.WAITING:
             end(at, trial, TrialState.PRUNED, pruned_values(at, trial_id))
@@ -162,16 +190,11 @@ def objectives(at: Desk) -> int:
     return int(at.session.execute(counted).scalar_one())
 
 
-def queue(at: Desk) -> Select[tuple[int]]:
+def queue(at: Desk) -> Select[int]:
     """Select the trials that wait to be claimed."""
     trial = models.TrialModel
-    paused = select(CLAIMS.c.trial_id).where(CLAIMS.c.study_id == at.study_id, CLAIMS.c.paused_at.is_not(None))
     waiting = select(trial.trial_id).filter_by(study_id=at.study_id, state=TrialState.WAITING)
-    return waiting.where(trial.trial_id.not_in(paused))
-
-
-def _is_empty(at: Desk) -> bool:
-    return at.session.execute(queue(at).limit(1)).first() is None
+    return waiting.where(trial.trial_id.not_in(_claims(at, CLAIMS.c.trial_id)))
 
 
 def close(at: Desk, budget_id: int) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from statistics import mean, median
 from typing import Final
 
 from search.confirm import Verdict as Confirmation
 from search.declaration import Declaration
-from search.evidence import GROUP, Advice, Change, Figures, Verdict, diverged, numbers, val_losses
+from search.evidence import GROUP, Advice, Change, Figures, diverged, finding, numbers, val_losses
 from search.views import TrialRow, leaderboard
 
 JUMP: Final = 1.25  # times the loss of the epoch before; less is what epochs do
@@ -21,6 +22,8 @@ OVERFIT: Final = 1.05  # times the best epoch's loss, at the end
 EARLY: Final = 2 / 3  # of the epochs; a best epoch before is far from the end
 RISING: Final = 0.05  # by how much the loss should fall in the last quarter for more epochs to be worth it
 SURE: Final = 0.05  # of one trial's spread over seeds against the others'
+
+_advice = partial(finding, "stability")
 
 
 def stability_advice(
@@ -166,25 +169,3 @@ def _lr_of(some: Sequence[TrialRow], others: Sequence[TrialRow]) -> tuple[float 
 
     p = float(mannwhitneyu(theirs, rest, alternative="greater").pvalue)
     return p, f"median learning rate {median(theirs):.2g}, of the others {median(rest):.2g} (higher: p = {p:.2g})"
-
-
-def _advice(
-    about: str,
-    verdict: Verdict,
-    said: str,
-    evidence: str,
-    rows: Sequence[TrialRow],
-    figures: Figures,
-    *,
-    change: Change | None = None,
-) -> Advice:
-    return Advice(
-        topic="stability",
-        about=about,
-        verdict=verdict,
-        said=said,
-        evidence=evidence,
-        trials=len(rows),
-        figures=figures,
-        change=change,
-    )

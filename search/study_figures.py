@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
-import optuna
 import plotly.graph_objects as go
 
 from mlc_core import Measure, Objective, Value
@@ -26,10 +25,8 @@ from search.figure_style import (
     panels,
     short_name,
 )
-from search.trials import value_of
+from search.importance import Importances
 from search.views import TrialRow, front, leaderboard
-
-LEAST: Final = 10  # complete trials from which on importances are more than noise
 
 _VALUES: Final[dict[Objective, str]] = {
     "bce": "validation loss (BCE), nats",
@@ -118,37 +115,36 @@ def pareto_front(rows: Iterable[TrialRow]) -> go.Figure:
     return finished(figure, title, note, height=370)
 
 
-def importances(study: optuna.Study) -> go.Figure | None:
-    """How much each parameter decides whether a trial is good: PED-ANOVA, Watanabe et al. 2023 (IJCAI), of Optuna.
-
-    Returns
-    -------
-    Figure or None
-        None where there are fewer than LEAST complete trials, or all have one value.
-    """
-    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    if len(complete) < LEAST or len({value_of(trial) for trial in complete}) == 1:
-        return None
-    # Of two objectives the first: what decides about the other is known. The lowest has to be the best.
-    sign = -1.0 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1.0
-    found = optuna.importance.get_param_importances(study, target=lambda trial: sign * trial.values[0])
-    shares = dict(list(found.items())[:SHOWN])
+def importance_bars(found: Importances) -> go.Figure:
+    """How much each parameter decided, beside what chance alone gives."""
+    title = "Importance of the parameters"
+    if not found.rows:
+        return nothing(title, "Too few trials have finished.")
+    shown = found.rows[:SHOWN]
     figure = go.Figure()
     figure.add_bar(
-        x=list(shares.values()),
-        y=list(range(len(shares))),
+        x=[row.share for row in shown],
+        y=list(range(len(shown))),
+        name="importance",
         orientation="h",
         marker_color=COLOURS[0],
-        text=[f"{share:.0%}" for share in shares.values()],
+        text=[f"{row.share:.0%}" for row in shown],
         textposition="outside",
         cliponaxis=False,
-        customdata=[short_name(key) for key in shares],
-        hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
+        customdata=[(short_name(row.key), row.trials) for row in shown],
+        hovertemplate="%{customdata[0]}: %{x:.1%}, of %{customdata[1]} trials<extra></extra>",
+    )
+    figure.add_scatter(
+        x=[row.chance for row in shown],
+        y=list(range(len(shown))),
+        name="chance alone gives up to",
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 16, "color": INK, "line": {"width": 2}},
+        hovertemplate="chance alone: up to %{x:.1%}<extra></extra>",
     )
     figure.update_xaxes(title="importance", tickformat=".0%", rangemode="tozero")
-    figure.update_yaxes(**named_ticks(list(shares)), autorange="reversed")
-    note = f"How far the best of {len(complete)} complete trials keep to a part of each parameter's range (PED-ANOVA)."
-    return finished(figure, "Importance of the parameters", note, height=70 + 28 * len(shares))
+    figure.update_yaxes(**named_ticks([row.key for row in shown]), autorange="reversed")
+    return finished(figure, title, height=100 + 28 * len(shown))
 
 
 def slices(rows: Iterable[TrialRow]) -> go.Figure:

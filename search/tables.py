@@ -46,6 +46,7 @@ BUDGETS: Final = Table(
     Column("token", String(64)),  # by which whoever opened it knows it again
     Column("beat_at", Float(53)),  # of the run whose own workers alone work on it; null: anybody's, it stays open
     Column("workers", Integer),  # that this run is to have from now on; null: as many as it started with
+    Column("from_epoch", Integer),  # nothing new begins, and what got as far goes on, the best first; null: all may
 )
 
 # One row for each trial that was ever claimed. While the trial waits to be claimed again it has no budget, no

@@ -31,6 +31,7 @@ from search.tables import CLAIMS, now
 
 PAPER: Final = "paper"  # trial attribute: the number of the documented trial that this one replays
 REPEATS: Final = "repeats"  # trial attribute: the number of the trial that this one repeats with a fresh seed
+WARM_START: Final = "warm_start"  # trial attribute: the earlier study, its identity, and the trial's number there
 PAUSED: Final = "mlc:paused"  # system attribute of a trial: the step at which it paused last
 _FEW: Final = 500  # trials that a statement names one by one
 _TRIALS: Final[Table] = models.TrialModel.__table__
@@ -63,8 +64,9 @@ def _patient(method: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def paused_at(trial: FrozenTrial) -> int:
-    """Tell after which step a trial pauses; 0 if it does not."""
-    return int(trial.system_attrs.get(PAUSED, 0)) if trial.state == TrialState.WAITING else 0
+    """Tell after which step a trial pauses; 0 if it does not, as one that went on and was put back since."""
+    step = int(trial.system_attrs.get(PAUSED, 0))
+    return step if trial.state == TrialState.WAITING and step == trial.last_step else 0
 
 
 def is_replay(trial: FrozenTrial | Trial) -> bool:

@@ -19,7 +19,7 @@ from search.paper import PaperTrial, paper_trials
 from search.pareto import order
 from search.ranks import spearman
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, SECONDS, Study
-from search.trials import PAPER, REPEATS, paused_at, value_of
+from search.trials import PAPER, REPEATS, WARM_START, paused_at, value_of
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -58,6 +58,7 @@ class TrialRow:
     against: Measure | None = None  # the study's second objective
     limits: Mapping[Measure, float] = field(default_factory=dict)  # the study's
     over: str = ""  # which of them it is over, as a sentence
+    warm_start: Mapping[str, Any] | None = None  # the earlier study and its trial that it takes the parameters of
 
     @property
     def latest(self) -> float | None:
@@ -86,6 +87,7 @@ class TrialRow:
             "params": dict(self.params),
             "paper": self.paper,
             "repeats": self.repeats,
+            "warm_start": self.warm_start,
             "seed": self.seed,
             "seconds": self.seconds,
             "started": self.started.isoformat() if self.started else None,
@@ -177,6 +179,7 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
         against=study.declaration.against,
         limits=study.declaration.limits,
         over=attributes.get(OVER) or ("" if footprint is None else over(footprint, study.declaration.limits)),
+        warm_start=attributes.get(WARM_START),
     )
 
 

@@ -23,10 +23,10 @@ from search.declaration import Choice, Declaration, Domain
 from search.errors import SearchError
 from search.space import domains, outside
 from search.study import Study, open_study
+from search.trials import WARM_START
 from search.views import TrialRow, leaderboard, trial_rows
 
 EACH: Final = 5  # trials of an earlier study, at most
-WARM_START: Final = "warm_start"  # trial attribute: the earlier study, its identity, and the trial's number there
 
 
 class CannotWarmStart(SearchError):

@@ -66,6 +66,7 @@ LEDGER: Final = _by_name(
     Ledger.keep_budget,
     Ledger.close_budget,
     Ledger.resize_budget,
+    Ledger.wind_up,
     Ledger.budgets,
     Ledger.runners,
     Ledger.remaining,

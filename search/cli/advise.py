@@ -76,7 +76,7 @@ def advise(*, study: options.Study = "default", storage: options.Storage = None,
     if as_json:
         show_json({"study": name, **advised.to_table()})
         return
-    for table in advice_tables(advised):
+    for table in advice_tables(advised.findings):
         show(table, "")
     for line in advice_words(advised):
         show(line)

@@ -213,6 +213,12 @@ def allowance(text: str | None) -> Allowance | None:
     return Allowance(float(match[1]) * _SECONDS[match[3]], of_workers=bool(match[2]))
 
 
+def spelled(seconds: float, *, of_workers: bool = False) -> str:
+    """Spell a time that is left as `seconds` or `allowance` read it."""
+    unit, each = ("m", 60) if seconds >= 600 else ("s", 1)
+    return f"{max(1, round(seconds / each))}{'w' * of_workers}{unit}"
+
+
 def patience(text: str | None) -> float:
     """Read how long a worker waits for what is away, in seconds."""
     from search.worker import PATIENCE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -105,7 +106,7 @@ def run(
 
     --timeout is for a search that goes on later: at that time it stops, and trials wait half done. --budget is for one
     that ends then: near its end no trial is begun that would need longer than is left, by the time that trials have
-    taken, what runs goes on if it is forecast to finish, and nothing runs longer.
+    taken, the best paused ones train to their end in the time that is kept for them, and nothing runs longer.
 
     Example: mlc-search run --trials 50
 
@@ -147,6 +148,7 @@ def run(
         for begun in begin_from(opened, warm_start or (), warm_start_storage or url):
             for sentence in begun.sentences():
                 talk(sentence)
+        began = time.monotonic()
         end = _search(
             opened,
             url,
@@ -160,19 +162,24 @@ def run(
             source=source,
             cluster=cluster,
         )
+        took = time.monotonic() - began
         _report(opened, end, as_json=as_json)
     if end.bound is not None:
         _say_bound(end.bound)
     if end.why != "trials":
         talk(_why(end, budget))
     if end.why in ("timeout", "stopped"):
+        # A study that has grown stays so, and what it begins from is in its queue: neither is needed twice.
         left = ("--trials", trials and end.progress.asked - end.progress.finished, "--workers", asked)
-        ends = ("--budget", budget, "--until-converged", until_converged or None)
+        spare = None if end.left is None else options.spelled(end.left.seconds, of_workers=end.left.of_workers)
+        rest = options.spelled(seconds - took) if seconds is not None and end.why == "stopped" else None
+        ends = ("--budget", spare, "--timeout", rest, "--until-converged", until_converged or None)
         said = ("--study", study, "--epochs", epochs, "--seed", seed, "--artifacts", artifacts, "--storage", storage)
         on = ("--ray", ray, "--cpus-per-worker", cpus_per_worker, "--gpus-per-worker", gpus_per_worker or None)
         named, skip = None if format == "auto" else format, skip_bad or None
         about = ("--data", data, "--format", named, "--skip-bad", skip, "--corrections", corrections)
-        again = options.command("run", *left, *ends, *said, *about, *on)
+        waits_for = ("--patience", patience)
+        again = options.command("run", *left, *ends, *said, *about, *on, *waits_for)
         talk(f"To go on: {again}" if count else "Workers elsewhere go on: see mlc-search status.")
     if end.why == "stopped":
         raise typer.Exit(INTERRUPTED)
@@ -258,6 +265,7 @@ class _End:
     why: Literal["trials", "converged", "budget", "timeout", "stopped"]
     progress: Progress
     bound: Bound | None  # of --until-converged
+    left: Allowance | None  # of --budget
 
 
 def _search(
@@ -308,11 +316,10 @@ def _search(
     if converging is not None and not converging.reached:
         converging.look()
     progress = study.ledger.remaining(budget_id)
-    if spending is not None and spending.asked is not None:
-        progress = replace(progress, asked=spending.asked)
     spent = spending is not None and (spending.over or (spending.closing and not (stop.asked or timed_out)))
     why = _reason(converging, stop, progress, spent=spent, timed_out=timed_out)
-    return _End(why, progress, None if converging is None else converging.bound)
+    bound = None if converging is None else converging.bound
+    return _End(why, progress, bound, None if spending is None else spending.left)
 
 
 def _reason(
@@ -358,9 +365,10 @@ def _warn(declaration: Declaration) -> None:
 
 
 def _report(study: Study, end: _End, *, as_json: bool) -> None:
-    from search.drawing import LEADERS, best_line, counted, forecast_line, leaders_table, params_table
+    from search.drawing import LEADERS, best_line, counted, duration, forecast_line, leaders_table, params_table
     from search.forecast import forecast
     from search.ledger import UNLIMITED
+    from search.spending import epoch_seconds
     from search.views import counts, front, leaderboard, trial_rows
 
     rows, progress = trial_rows(study), end.progress
@@ -381,7 +389,9 @@ def _report(study: Study, end: _End, *, as_json: bool) -> None:
         )
         return
     if not leaders:
-        talk("No trial is complete yet.")
+        pace, epochs = epoch_seconds(rows), study.declaration.epochs
+        takes = "" if pace is None else f": its {epochs} epochs take about {duration(pace * epochs)} minutes here"
+        talk(f"No trial is complete yet{takes}.")
         return
     title = f"Study {study.name}: {counted(counts(rows))}"
     show(

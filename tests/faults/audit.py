@@ -21,9 +21,12 @@ BEGIN
 END $$;
 
 CREATE FUNCTION audit_write() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE holder text;
+DECLARE holder text; rung int;
 BEGIN
-    SELECT worker INTO holder FROM mlc_claims WHERE trial_id = NEW.trial_id;
+    SELECT worker, paused_at INTO holder, rung FROM mlc_claims WHERE trial_id = NEW.trial_id;
+    IF FOUND AND holder IS NULL AND rung IS NOT NULL AND TG_TABLE_NAME = 'trial_values' THEN
+        RETURN NULL;  -- whoever claims a trial ends the paused ones that cannot be promoted any more
+    END IF;
     IF FOUND AND holder IS DISTINCT FROM current_setting('application_name') THEN
         INSERT INTO audit_strangers VALUES (NEW.trial_id, TG_TABLE_NAME, current_setting('application_name'), holder);
     END IF;

@@ -159,7 +159,7 @@ def soak(asked: Asked) -> Outcome:
 
 def declare(folder: Path, asked: Asked) -> Path:
     """Write the study's file: one that documented trials fit into, and that prunes where it is simulated."""
-    pruner = "none" if asked.pace is None else "hyperband"
+    pruner = "none" if asked.pace is None else "promote"
     # Random, because the draws of a model take longer than all else once there are thousands of trials.
     file = small.declare(
         folder, epochs=asked.epochs, sampler="random", pruner=pruner, large_batches=not asked.documented

@@ -181,6 +181,7 @@ def test_the_report_stands_alone_in_a_browser(searched: Searched, tmp_path: Path
         "What came out",
         "The data",
         "The study small",
+        "What mattered",
         "The documented trials, replayed",
         "Confirmed over fresh seeds",
         "The chosen model",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -17,8 +20,9 @@ from optuna.trial import TrialState
 from search.cli import options
 from search.ledger import Claim
 from search.pool import Pool
-from search.slots import Wait
-from search.spending import Allowance, Spending, full_length
+from search.promotion import plan
+from search.slots import Done, Wait
+from search.spending import Allowance, Spending, epoch_seconds
 from search.study import Study, open_study
 from search.views import TrialRow
 from tests import small
@@ -164,9 +168,78 @@ def test_what_would_not_finish_within_the_budget_is_not_begun(study: Study, tmp_
     spending._look(0.0, 450.0)
     assert said == []
     spending._look(0.0, 390.0)
-    assert said == ["No further trial is begun: it would not finish within the budget."]
+    assert said == ["No further trial is begun: the time left is for those that have to train to their end."]
+    assert study.ledger.claim("w", budget_id=budget_id) == Done()
     progress = study.ledger.remaining(budget_id)
-    assert (progress.asked, progress.closed) == (1, True)
+    assert (progress.asked, progress.finished, progress.closed) == (100, 1, True)
+
+
+def pause_after_an_epoch(study: Study, budget_id: int, losses: list[float], *, seconds: float) -> list[int]:
+    """Begin a trial for each loss, and pause it after an epoch that took so long; Optuna's ids."""
+    claims = [study.ledger.claim(f"w{at}", budget_id=budget_id) for at, _ in enumerate(losses)]
+    for at, (claim, loss) in enumerate(zip(claims, losses, strict=True)):
+        assert isinstance(claim, Claim)
+        study.storage.set_trial_intermediate_value(claim.trial_id, 1, loss)
+        study.storage.set_trial_user_attr(claim.trial_id, "seconds", seconds)
+        assert study.ledger.pause(claim.trial_id, worker=f"w{at}")
+    return [claim.trial_id for claim in claims if isinstance(claim, Claim)]
+
+
+def test_the_best_paused_trials_go_on_when_the_time_left_is_what_they_need(storage_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=12, pruner="promote")
+    with open_study(str(file), storage_url, create=True) as study:
+        budget_id = study.ledger.open_budget(100)
+        said: list[str] = []
+        spending = Spending(study, budget_id, Allowance(600.0), Pool(study, "unused", tmp_path, budget_id), said.append)
+        ids = pause_after_an_epoch(study, budget_id, [0.5, 0.2, 0.3], seconds=4.0)
+
+        def claim(worker: str) -> Claim | Wait | Done:
+            plan_now = plan(study.optuna.get_trials(deepcopy=False), study.declaration, left=97)
+            return study.ledger.claim(worker, budget_id=budget_id, plan=plan_now)
+
+        # The best needs 44 seconds, a quarter more to be on the safe side, and an epoch until a worker is free.
+        spending._look(0.0, 60.0)
+        assert said == []
+        new = claim("a")  # none of three is among the best seventh
+        assert isinstance(new, Claim)
+        assert new.trial_id not in ids
+        assert study.ledger.release(new.trial_id, worker="a")
+        spending._look(0.0, 58.0)
+        assert len(said) == 1
+        went_on = [claim(worker) for worker in "abcd"]
+        assert [one.trial_id for one in went_on if isinstance(one, Claim)] == [ids[1], ids[2], ids[0]]
+        assert went_on[3] == Wait()  # what never began stays in the queue
+
+        spending._look(0.0, 80.0)  # had the pace been taken for too slow
+        assert isinstance(claim("d"), Claim)
+
+
+def test_paused_trials_that_cannot_finish_are_given_up_once_a_model_is_there_and_else_wait(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    file = small.declare(tmp_path, epochs=12, pruner="promote")
+    with open_study(str(file), sqlite_url, create=True) as study:
+        for complete in (False, True):
+            budget_id = study.ledger.open_budget(100)
+            pause_after_an_epoch(study, budget_id, [0.5, 0.2], seconds=4.0)
+            if complete:
+                finish(study, study.ledger.claim("w", budget_id=budget_id))
+            study.ledger.wind_up(budget_id, from_epoch=2)
+            plan_now = plan(study.optuna.get_trials(deepcopy=False), study.declaration, left=97)
+            assert study.ledger.claim("w", budget_id=budget_id, plan=plan_now) == Done()
+            stands = study.ledger.remaining(budget_id)
+            assert (stands.closed, stands.paused, stands.finished) == (True, 0 if complete else 2, 5 if complete else 0)
+
+
+def test_a_search_of_seconds_comes_to_a_model(storage_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=12, pruner="promote")
+    words = ("run", "--study", file, "--budget", "40s", "--workers", 2, "--json")
+    done = small.call(*words, folder=tmp_path, storage=storage_url)
+
+    ended = json.loads(done.stdout)
+    assert (ended["asked"], ended["ended"]) == (None, "budget")
+    assert ended["best"]["epoch"] == 12
+    assert "No further trial is begun" in done.stderr
 
 
 def test_the_time_of_a_trial_is_foretold_by_the_slower_quarter_of_epochs() -> None:
@@ -174,8 +247,10 @@ def test_the_time_of_a_trial_is_foretold_by_the_slower_quarter_of_epochs() -> No
         return replace(row(number, 0.1, reports=[0.3, 0.2, 0.1]), seconds=seconds, epochs=12)
 
     rows = [ran(number, seconds) for number, seconds in enumerate([3.0, 6.0, 9.0, 12.0, 15.0])]
-    assert full_length(rows) == 4.0 * 12
-    assert full_length([]) is None
+    assert epoch_seconds(rows) == 4.0
+    assert epoch_seconds([replace(one, state="paused") for one in rows]) == 4.0
+    assert epoch_seconds([replace(rows[0], state="running")]) is None  # its seconds are of before it went on
+    assert epoch_seconds([]) is None
 
 
 @pytest.mark.parametrize(
@@ -189,3 +264,25 @@ def test_a_budget_is_hours_of_the_clock_or_of_workers(text: str, seconds: float,
 def test_budgets_that_say_no_time_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a budget such as"):
         options.allowance(text)
+
+
+def test_the_command_to_go_on_says_what_remains_and_runs(sqlite_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=1000, pruner="none")
+    small.call("run", "--study", file, "--timeout", "1s", "--workers", 1, folder=tmp_path, storage=sqlite_url)
+    file.write_text(file.read_text().replace("[500, 1000]", "[500, 800, 1000]"))
+
+    grown = ("--study", file, "--extend", "--patience", "5m", "--budget", "1h", "--workers", 1, "--timeout", "62s")
+    run = start("run", *grown, folder=tmp_path, storage=sqlite_url)
+    until(lambda: checkpoints(tmp_path))
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=PATIENCE)
+
+    (again,) = re.findall(r"^To go on: mlc-search (.+)$", said, re.MULTILINE)
+    words = shlex.split(again)
+    told = dict(zip(words[1::2], words[2::2], strict=True))
+    assert told.keys() == {"--workers", "--budget", "--timeout", "--study", "--patience"}
+    assert told["--budget"] in {"59m", "60m"}
+    assert 1 <= int(told["--timeout"].removesuffix("s")) < 62
+    assert told["--patience"] == "5m"
+    told["--timeout"] = "1s"
+    small.call("run", *(word for pair in told.items() for word in pair), folder=tmp_path, storage=sqlite_url)

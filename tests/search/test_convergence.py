@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,36 @@ def test_a_search_at_its_floor_has_converged_and_one_that_still_falls_has_not() 
     assert floor.regret < 0.002
     assert not falling.converged
     assert falling.regret > 0.5 * (80**-0.5 - 160**-0.5)  # what it does gain by as many again
+
+
+def climbed(seed: int, trials: int) -> np.ndarray:
+    """Values of a sampler that learns: after eight at random each is drawn around the best so far, in six numbers."""
+    rng = np.random.default_rng(seed)
+    place, values = np.zeros(6), [np.inf]
+    for number in range(trials):
+        asked = place + 0.5 * rng.normal(size=6) if number >= 8 else 2 * rng.normal(size=6)
+        value = 0.03 * (1 + 0.3 * np.square(asked).sum()) * np.exp(0.02 * rng.normal())
+        place = asked if value < min(values) else place
+        values.append(value)
+    return np.array(values[1:])
+
+
+def drawn(seed: int, trials: int) -> np.ndarray:
+    """Values of random search."""
+    return 0.03 + np.random.default_rng(seed).beta(1.5, 6, size=trials)
+
+
+@pytest.mark.parametrize("values_of", [drawn, climbed])
+def test_in_19_of_20_searches_as_many_trials_again_gain_no_more_than_the_bound(
+    values_of: Callable[[int, int], np.ndarray],
+) -> None:
+    held = []
+    for seed in range(100):
+        values = values_of(seed, 160)
+        told = bound(searched(values[:80], noise=0.002))
+        assert told is not None
+        held.append(values[:80].min() - values.min() <= told.regret)
+    assert np.mean(held) >= 0.95
 
 
 def test_no_bound_is_given_before_enough_trials_have_run() -> None:

@@ -28,9 +28,9 @@ from search.figures import (
     training_curves,
     worst_images,
 )
-from search.study_figures import importances, optimization_history, slices, timeline
+from search.study_figures import importance_bars, optimization_history, slices, timeline
 from tests.search.test_data_page import CLASSES, HOSTILE_FILE, SCRIPT
-from tests.search.test_study_figures import named, searched, study
+from tests.search.test_study_figures import importances, named, searched
 
 NAMES: Final = (*CLASSES, "%{x} $a_1$", "\udcff.png", "never")  # the last is carried by no image
 
@@ -66,8 +66,6 @@ def noise() -> Told:
 def all_figures(noise: Told) -> dict[str, go.Figure]:
     """Draw each figure once."""
     predictions, scores = noise.predictions, noise.scores
-    shares = importances(study(30))
-    assert shares is not None
     return {
         "training_curves": training_curves([0.6, 0.4, 0.3], [0.5, 0.3, 0.35], best=2),
         "precision_recall_bars": precision_recall_bars(scores),
@@ -79,7 +77,7 @@ def all_figures(noise: Told) -> dict[str, go.Figure]:
         "threshold_curves": threshold_curves(predictions, scores),
         "error_cooccurrence": error_cooccurrence(predictions, scores),
         "optimization_history": optimization_history(searched()),
-        "importances": shares,
+        "importances": importance_bars(importances()),
         "slices": slices(searched()),
         "timeline": timeline(searched()),
         "nothing": timeline([]),

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import html
-import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
-import optuna
 import plotly.graph_objects as go
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.study_figures import LEAST, importances, optimization_history, slices, timeline
+from search.importance import Importance, Importances, Method
+from search.study_figures import importance_bars, optimization_history, slices, timeline
 from search.views import TrialRow
 from tests.search.test_data_page import SCRIPT
 
@@ -68,18 +66,12 @@ def searched(trials: int = 40) -> list[TrialRow]:
     return rows
 
 
-def study(trials: int) -> optuna.Study:
-    """Search a function of which the learning rate decides nearly all."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-
-    def value(one: optuna.Trial) -> float:
-        rate, dropout = one.suggest_float("lr", 1e-5, 1e-2, log=True), one.suggest_float("dropout", 0, 1)
-        other = one.suggest_float("gamma", 0, 1) if one.suggest_categorical("scheduler", ["step", "cosine"]) else 0
-        return abs(math.log(rate) + 6) + 0.05 * dropout + 0.05 * other
-
-    made.optimize(value, n_trials=trials)
-    return made
+def importances() -> Importances:
+    """Make shares of parameters, one of them with a hostile name, and one within what chance gives."""
+    shares = {"lr": 0.7, SCRIPT: 0.2, "dropout": 0.1}
+    rows = (Importance(key=key, share=share, chance=0.15, p=0.01, trials=40) for key, share in shares.items())
+    facts = Importances(method=Method.PED_ANOVA, rows=(), trials=40, complete=12, top=5, paper=0, untold=())
+    return replace(facts, rows=tuple(rows))
 
 
 def named(figure: go.Figure, name: str) -> list[Any]:
@@ -123,12 +115,15 @@ def test_slices_hold_every_complete_trial_once_a_parameter() -> None:
     assert slices([]).layout.annotations[0].text == "No trial is complete yet."
 
 
-def test_importances_name_the_parameter_that_decides_or_keep_quiet() -> None:
-    figure = importances(study(60))
-    assert figure is not None
+def test_importances_stand_beside_what_chance_gives_the_most_important_above() -> None:
+    figure = importance_bars(importances())
+    shares, chance = figure.data
+    assert shares.x == (0.7, 0.2, 0.1)
+    assert chance.x == (0.15, 0.15, 0.15)
     assert figure.layout.yaxis.ticktext[0] == "lr"
-    assert sum(figure.data[0].x) == pytest.approx(1)
-    assert importances(study(LEAST - 1)) is None
+    assert figure.layout.yaxis.autorange == "reversed"
+    empty = importance_bars(replace(importances(), rows=()))
+    assert empty.layout.annotations[0].text == "Too few trials have finished."
 
 
 @settings(max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from search.ledger import Claim
 from search.objective import begin
 from search.study import FIT, Study, open_study
 from search.warm_start import EACH, CannotWarmStart, WarmStart, warm_start
+from tests import small
 
 SPACE = """
 [space]
@@ -215,3 +217,16 @@ def test_nothing_is_added_where_one_is_not_there(names: tuple[str, ...], sqlite_
         assert begun(sqlite_url, new) == []
     with open_study("new", sqlite_url) as study:
         assert study.optuna.get_trials() == []
+
+
+def test_a_trial_says_where_it_came_from(sqlite_url: str, tmp_path: Path) -> None:
+    earlier(sqlite_url, study_file(tmp_path, "old"), *TRIED)
+    begun(sqlite_url, study_file(tmp_path, "new"), "old")
+    with open_study("new", sqlite_url) as study:
+        try_next(study, 0.3)
+        try_next(study, 0.3)
+    words = ("show", 1, "--study", "new")
+    shown = small.call(*words, folder=tmp_path, storage=sqlite_url).stdout
+    assert "from             warm start: trial 4 of study 'old'" in shown
+    told = json.loads(small.call(*words, "--json", folder=tmp_path, storage=sqlite_url).stdout)["warm_start"]
+    assert (told["study"], told["trial"]) == ("old", 4)
