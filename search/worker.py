@@ -140,6 +140,9 @@ def join(
     while True:
         try:
             with open_study(reference, storage_url) as study:
+                if said:
+                    log.warning("It is there; going on.")
+                    said = False
                 study.storage.patience = Patience(patience, hurried=lambda: stop.asked)
                 study.storage.unread = FOR_PEOPLE
                 finished += work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
@@ -150,7 +153,7 @@ def join(
             if not wait:
                 raise
             if not said:
-                log.warning("waiting: %s", error)
+                log.warning("%s Waiting for it, however long that takes, because of --wait.", error)
                 said = True
         if stop.asked:
             return finished

@@ -390,7 +390,9 @@ def _report(study: Study, end: _End, *, as_json: bool) -> None:
         return
     if not leaders:
         pace, epochs = epoch_seconds(rows), study.declaration.epochs
-        takes = "" if pace is None else f": its {epochs} epochs take about {duration(pace * epochs)} minutes here"
+        takes = (
+            "" if pace is None else f": its {epochs} epochs take about {duration(pace * epochs)} here (minutes:seconds)"
+        )
         talk(f"No trial is complete yet{takes}.")
         return
     title = f"Study {study.name}: {counted(counts(rows))}"
