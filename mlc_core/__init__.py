@@ -41,7 +41,18 @@ from mlc_core.params import (
     Value,
     without_effect,
 )
-from mlc_core.records import BEST, OBJECTIVES, Direction, EpochReport, Objective, OnEpoch, best_epoch, cost
+from mlc_core.records import (
+    BEST,
+    OBJECTIVES,
+    Direction,
+    EpochReport,
+    Footprint,
+    Measure,
+    Objective,
+    OnEpoch,
+    best_epoch,
+    cost,
+)
 from mlc_core.schedule import lr_factors
 from mlc_core.seeds import Stream, stream_seed
 
@@ -86,6 +97,8 @@ if TYPE_CHECKING:  # the checker sees the real signatures
     from mlc_core.explain import write_picture as write_picture
     from mlc_core.export import Part as Part
     from mlc_core.export import save_model as save_model
+    from mlc_core.footprint import measure as measure
+    from mlc_core.footprint import seconds_of as seconds_of
     from mlc_core.machine import processors as processors
     from mlc_core.measured import keep as keep
     from mlc_core.measured import recall as recall
@@ -146,10 +159,12 @@ __all__ = [
     "Diverged",
     "EpochReport",
     "Flat",
+    "Footprint",
     "Goal",
     "Interval",
     "Listing",
     "Loaded",
+    "Measure",
     "Member",
     "MissingExtra",
     "MlcError",
@@ -200,6 +215,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "lr_factors",
+    "measure",
     "multilabel_confusion",
     "one_for_all",
     "oom_kills",
@@ -212,6 +228,7 @@ __all__ = [
     "reliability",
     "save_model",
     "score",
+    "seconds_of",
     "select",
     "stream_seed",
     "tune",
@@ -273,6 +290,7 @@ _ON_FIRST_USE: Final = {
     "keep": "mlc_core.measured",
     "load_dataset": "mlc_core.data.load",
     "load_model": "mlc_core.shipped",
+    "measure": "mlc_core.footprint",
     "multilabel_confusion": "mlc_core.evaluation",
     "one_for_all": "mlc_core.thresholds",
     "per_class": "mlc_core.thresholds",
@@ -284,6 +302,7 @@ _ON_FIRST_USE: Final = {
     "reliability": "mlc_core.evaluation",
     "save_model": "mlc_core.export",
     "score": "mlc_core.evaluation",
+    "seconds_of": "mlc_core.footprint",
     "select": "mlc_core.ensemble",
     "tune": "mlc_core.thresholds",
     "tune_with_evidence": "mlc_core.thresholds",

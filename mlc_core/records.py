@@ -11,6 +11,8 @@ BEST: Final = "best.safetensors"  # in a fit's checkpoint folder: the weights of
 Objective = Literal["bce", "macro_f1", "map"]
 Direction = Literal["minimize", "maximize"]
 
+Measure = Literal["latency", "size"]  # of a network's use, known before it is trained
+
 OBJECTIVES: Final[dict[Objective, Direction]] = {"bce": "minimize", "macro_f1": "maximize", "map": "maximize"}
 
 
@@ -49,6 +51,18 @@ def cost(value: float, objective: Objective) -> float:
 def best_epoch(reports: Iterable[EpochReport], objective: Objective) -> EpochReport:
     """Return the best of at least one report; of equal ones the first."""
     return min(reports, key=lambda report: cost(report.value(objective), objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What it takes to use a network, however well it is trained."""
+
+    latency: float  # milliseconds an image, in batches of one
+    size: float  # megabytes of weights, 10**6 bytes each
+
+    def of(self, measure: Measure) -> float:
+        """Return one of the two."""
+        return self.latency if measure == "latency" else self.size
 
 
 class OnEpoch(Protocol):

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 from urllib.parse import quote, unquote
 
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
@@ -23,11 +23,12 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
-from mlc_core import BEST, cache_dir, cost
+from mlc_core import BEST, cache_dir
 from search.bucket import SCHEME, Bucket
 from search.errors import BadStorage
 from search.ledger import Claim
 from search.options import Promote
+from search.pareto import best_first
 from search.storage import resolve_url
 from search.study import Study
 
@@ -142,11 +143,11 @@ def attach(root: Path, study: Study, trial_id: int, file: Path) -> None:
 def keep_only_best(root: Path, study: Study) -> None:
     """Remove the weights of all complete trials but the best; how many those are, and how large, the study says.
 
-    The best of all is kept however large it is.
+    The best of all is kept however large it is, and with two objectives the whole front however many it has.
     """
     complete = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    objective = study.declaration.objective
-    ranked = sorted(complete, key=lambda trial: (cost(cast("float", trial.value), objective), trial.number))
+    ranked, on_front = best_first(complete, study.declaration)
+    most = max(study.declaration.keep, on_front)
     kept = [(place, trial, artifact) for place, trial in enumerate(ranked) for artifact in weights_of(trial)]
     sizes = _sizes(root, [artifact for _, _, artifact in kept])
     room = study.declaration.keep_mb * 1_000_000
@@ -154,7 +155,7 @@ def keep_only_best(root: Path, study: Study) -> None:
         if artifact not in sizes:  # Optuna's memory of a finished trial names what is long gone
             continue
         room -= sizes[artifact]
-        if place >= study.declaration.keep or (place and room < 0):
+        if place >= most or (place and room < 0):
             _remove(root, artifact)
             _forget(study, trial._trial_id, artifact)
 

@@ -159,9 +159,9 @@ class Attempts:
                 return study.ledger.pause(claim.trial_id, worker=self.worker)
             case Pruned():
                 return finish(state=TrialState.PRUNED, value=None)
-            case Finished(value=value):
+            case Finished(value=value, second=second):
                 artifacts.keep_weights(root, study, claim.trial_id, artifacts.checkpoint_folder(root, study, claim))
-                done = finish(state=TrialState.COMPLETE, value=value)
+                done = finish(state=TrialState.COMPLETE, value=value, second=second)
                 artifacts.keep_only_best(root, study)
                 return done
 

@@ -6,7 +6,6 @@ Not here: how it is printed (drawing.py), drawn (figures.py) or shipped (mlc_cor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from mlc_core import (
     predict_split,
     read_member,
     score,
+    seconds_of,
     select,
     tune_with_evidence,
 )
@@ -107,11 +107,7 @@ class Chosen:
     def latency(self, data: Dataset) -> float:
         """Milliseconds an image on this machine, in batches; the fastest of a few goes."""
         predictor, rows = self.predictor(), data.test.rows[:TIMED]
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            infer(predictor, data.test.images, rows)
-            seconds.append(time.perf_counter() - start)
+        seconds = seconds_of(lambda: infer(predictor, data.test.images, rows), fewest=REPEATS, most=REPEATS)
         return 1000 * min(seconds) / len(rows)
 
 
@@ -124,7 +120,7 @@ def candidates(study: Study, confirmation: Study | None, root: Path) -> list[Can
         trials = {trial.number: trial for trial in one.optuna.get_trials(deepcopy=False)}
         paths = ((row, weights_path(root, trials[row.number])) for row in leaderboard(trial_rows(one)))
         found += [Candidate(row=row, study=one.name, weights=weights) for row, weights in paths if weights is not None]
-    return sorted(found, key=lambda candidate: candidate.row.rank)
+    return sorted(found, key=lambda candidate: (bool(candidate.row.over), candidate.row.rank))
 
 
 def choose(study: Study, confirmation: Study | None, root: Path, data: Dataset, *, which: Which, goal: Goal) -> Chosen:
@@ -163,6 +159,8 @@ def _best(study: Study, confirmation: Study | None, kept: Sequence[Candidate]) -
             runs = len(first.row.values)
             return own[0], f"trial {first.row.trial.number} was confirmed as the best over {runs} seeds"
     own = [one for one in kept if one.row.repeats is None] or [*kept]
+    if own[0].row.against is not None:
+        return own[0], "of the front the best by the first objective"
     return own[0], f"the best {'of the search' if own[0].row.repeats is None else 'whose weights are kept'}"
 
 

@@ -192,7 +192,9 @@ def _margin(table: Sequence[Sequence[float]]) -> float | None:
 
 
 def _declaration(declaration: Declaration) -> Declaration:
-    return replace(declaration, name=f"{declaration.name}{SUFFIX}", pruner=NoPruner())
+    name = f"{declaration.name}{SUFFIX}"
+    # What is repeated was judged by limits and a second objective when it was chosen; they do not depend on a seed.
+    return replace(declaration, name=name, pruner=NoPruner(), against=None, limits={})
 
 
 def _confirmed(row: TrialRow, tries: Sequence[TrialRow], objective: Objective) -> Confirmed:

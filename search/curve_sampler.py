@@ -21,12 +21,13 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr
 
 from mlc_core import Objective
+from search import front_proposals
 from search.declaration import Declaration
 from search.encoding import Encoding, Flat
 from search.fidelity_gp import FidelityGp, Floats, Level, distances
+from search.footprints import OVER, Footprints
 from search.promotion import cost_at, rung_epochs
 from search.scale import logarithm
 from search.trials import is_replay
@@ -90,9 +91,12 @@ class CurveSampler(BaseSampler):
         if not others:
             return self._encoding.near_default()
         told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
+        footprints = None
+        if self._declaration.weighs:
+            footprints = Footprints.of(study._storage.get_study_user_attrs(study._study_id), self._declaration)
         if len(told) < self._startup:
-            return self._encoding.draw(self._rng)
-        return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng)
+            return front_proposals.begin(self._encoding, self._rng, footprints, others)
+        return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng, footprints)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -135,21 +139,24 @@ def believe(trials: Sequence[FrozenTrial], declaration: Declaration, encoding: E
     return Beliefs(encoding, epochs, model, chosen, means, deviations)
 
 
-def propose(beliefs: Beliefs, rng: np.random.Generator) -> Flat:
+def propose(beliefs: Beliefs, rng: np.random.Generator, footprints: Footprints | None = None) -> Flat:
     """Choose the configuration whose expected improvement on the best is the largest, among random candidates.
 
-    Near one that runs, where soon more will be known, less is expected.
+    Near one that runs, where soon more will be known, less is expected. Where limits or a second objective count, by
+    what is known of footprints; see front_proposals.py.
     """
-    best = np.argsort(beliefs.means, kind="stable")[:BEST]
-    candidates = [beliefs.encoding.draw(rng) for _ in range(ANYWHERE)]
+    best = np.argsort(front_proposals.ranking(beliefs.means, beliefs.trials, footprints), kind="stable")[:BEST]
+    candidates = [front_proposals.draw(beliefs.encoding, rng, footprints) for _ in range(ANYWHERE)]
     candidates += [
         beliefs.encoding.near(beliefs.trials[place].params, scale, rng)
         for place in best
         for scale in SCALES
         for _ in range(NEAR)
     ]
-    means, deviations = beliefs.foretell(candidates)
-    expected = improvement(means, deviations, float(beliefs.means.min()))
+    candidates = front_proposals.within(candidates, footprints)
+    expected = front_proposals.expected(
+        candidates, beliefs.foretell(candidates), (beliefs.means, beliefs.trials), footprints
+    )
     running = [one.params for one in beliefs.trials if one.state == TrialState.RUNNING]
     if running:
         last = beliefs.epochs[-1]
@@ -157,13 +164,6 @@ def propose(beliefs: Beliefs, rng: np.random.Generator) -> Flat:
         nearest = distances(here, there, beliefs.encoding.categories).sum(axis=0).min(axis=1)
         expected = expected * (1.0 - np.exp(-nearest / RESERVED))
     return candidates[int(np.argmax(expected))]
-
-
-def improvement(means: Floats, deviations: Floats, best: float) -> Floats:
-    """Expect by how much normally distributed values will be below the best."""
-    z = (best - means) / deviations
-    expected: Floats = deviations * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-    return expected
 
 
 def levels(declaration: Declaration) -> list[int]:
@@ -180,7 +180,7 @@ def levels(declaration: Declaration) -> list[int]:
 def _chosen(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[FrozenTrial]:
     silent = (TrialState.RUNNING, TrialState.PRUNED)  # one that diverged in its first epoch has told something too
     told = [one for one in trials if one.params and (one.intermediate_values or one.state in silent)
-            and one.state != TrialState.FAIL]  # fmt: skip
+            and one.state != TrialState.FAIL and OVER not in one.user_attrs]  # fmt: skip
     if len(told) <= MOST:
         return told
     latest, earlier = told[-LATEST:], told[:-LATEST]

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from mlc_core import (
     DEFAULTS,
@@ -22,6 +22,7 @@ from mlc_core import (
     SCHEDULER_OF,
     SCHEDULERS,
     BadParams,
+    Measure,
     Objective,
     Params,
     SchedulerName,
@@ -30,7 +31,7 @@ from mlc_core import (
 )
 from mlc_core import without_effect as of_other_losses
 from search.errors import BadDeclaration
-from search.options import PRUNERS, SAMPLERS, Pruner, Sampler, Tpe
+from search.options import PRUNERS, SAMPLERS, NoPruner, Promote, Pruner, Sampler, Tpe
 
 BUILT_IN: Final = ("default",)  # studies that travel with the package
 Table = Mapping[str, Any]  # one TOML table
@@ -65,7 +66,9 @@ _WHOLE: Final = {  # key at the top: default, smallest, largest
 }
 _THREADS: Final = (1, 1, 1024)  # as above, or "auto"
 _NAME: Final = r"\w[\w .-]{0,199}"
-_TABLES: Final = ("sampler", "pruner", "space", "fixed")
+_TABLES: Final = ("sampler", "pruner", "space", "fixed", "limits")
+MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
+_LIMIT: Final = (0.001, 1_000_000)  # of a limit, milliseconds or megabytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,13 @@ class Declaration:
     space: Mapping[str, Domain]  # what every trial draws, "scheduler" included unless fixed
     branches: Mapping[SchedulerName, Mapping[str, Domain]]  # what a scheduler draws besides
     fixed: Mapping[str, Value]
+    against: Measure | None = None  # a second objective, the lower the better
+    limits: Mapping[Measure, float] = field(default_factory=dict)  # milliseconds an image, megabytes of weights
+
+    @property
+    def weighs(self) -> bool:
+        """Whether its trials are measured before they train."""
+        return self.against is not None or bool(self.limits)
 
     def to_table(self) -> dict[str, Any]:
         """Spell it as TOML would, every default written out; `from_table` takes it back."""
@@ -103,6 +113,8 @@ class Declaration:
             "pruner": {"name": _name_of(self.pruner, PRUNERS), **asdict(self.pruner)},
             "space": space,
             "fixed": dict(self.fixed),
+            **({} if self.against is None else {"against": self.against}),  # as TOML has no null
+            **({"limits": dict(self.limits)} if self.limits else {}),
         }
 
 
@@ -148,7 +160,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     BadDeclaration
         Naming the key, the value and what is allowed.
     """
-    _known(table, ("name", "objective", *_WHOLE, "threads", *_TABLES), where=where, prefix="")
+    _known(table, ("name", "objective", "against", *_WHOLE, "threads", *_TABLES), where=where, prefix="")
     for key in _TABLES:
         if not isinstance(table.get(key, {}), Mapping):
             raise BadDeclaration(where, key, f"{table[key]!r} is not a table: write [{key}].")
@@ -174,6 +186,7 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
     if first > numbers["epochs"]:
         problem = f"{first} is more than the {numbers['epochs']} epochs of a trial."
         raise BadDeclaration(where, "pruner.min_resource", problem)
+    against = _against(table, pruner, where=where)
     space, branches = _space(table.get("space", {}), where=where)
     fixed = _fixed(table.get("fixed", {}), space, branches, where=where)
     return Declaration(
@@ -185,6 +198,8 @@ def from_table(table: Table, *, where: str, name: str = "") -> Declaration:
         space=space,
         branches=branches,
         fixed=fixed,
+        against=against,
+        limits=_limits(table.get("limits", {}), where=where),
         **numbers,
     )
 
@@ -305,6 +320,30 @@ def _domain_table(domain: Domain) -> object:
             return {"low": domain.low, "high": domain.high, "log": domain.log}
         case Range():
             return asdict(domain)
+
+
+def _against(table: Table, pruner: Pruner, *, where: str) -> Measure | None:
+    against = table.get("against")
+    if against is None:
+        return None
+    if against not in MEASURES:
+        problem = f"{against!r} is not one of {', '.join(MEASURES)}.{did_you_mean(against, MEASURES)}"
+        raise BadDeclaration(where, "against", problem)
+    if not isinstance(pruner, Promote | NoPruner):
+        named = _name_of(pruner, PRUNERS)
+        problem = f"{named} judges trials by one objective, and against = {against!r} makes them two: promote or none."
+        raise BadDeclaration(where, "pruner.name", problem)
+    return cast("Measure", against)
+
+
+def _limits(table: Table, *, where: str) -> dict[Measure, float]:
+    _known(table, MEASURES, where=where, prefix="limits.")
+    low, high = _LIMIT
+    return {
+        measure: _number(table[measure], whole=False, low=low, high=high, where=where, key=f"limits.{measure}")
+        for measure in MEASURES
+        if measure in table
+    }
 
 
 def _threads(table: Table, *, where: str) -> int | None:

@@ -15,9 +15,10 @@ from rich.text import Text
 from mlc_core import SCHEDULER_KEYS, Objective, Value, cost
 from search.confirm import Verdict
 from search.convergence import CONFIDENCE, Bound
+from search.footprints import UNITS
 from search.forecast import LEVEL, Forecast
 from search.promotion import Rung
-from search.views import Comparison, Counts, TrialRow
+from search.views import Comparison, Counts, TrialRow, front, leaderboard
 
 if TYPE_CHECKING:  # these import torch, or read pictures, which a status does not need
     from mlc_core import DataCheck
@@ -27,6 +28,7 @@ LEADERS = 10  # rows of a leaderboard after a run
 PROBLEMS = 10  # of a data set, listed on a terminal
 PAIRS = 3  # of classes that occur together, named on a terminal
 NAMES: Mapping[Objective, str] = {"bce": "validation loss", "macro_f1": "macro F1", "map": "mAP"}
+MEASURED = ("latency", "size")  # headings of what a network takes
 _COLOURS = {
     "complete": "green",
     "pruned": "yellow",
@@ -84,6 +86,46 @@ def trials_table(rows: Sequence[TrialRow], *, title: str) -> Table:
     return table
 
 
+def front_table(rows: Sequence[TrialRow], *, title: str) -> Table:
+    """One line a trial of the front: both objectives, and the network."""
+    table = plain_table(title)
+    value = NAMES[rows[0].objective] if rows else NAMES["bce"]
+    for heading in ("trial", value, *MEASURED, "backbone", "stem", "image size", "epochs"):
+        table.add_column(heading, justify="left" if heading in ("backbone", "stem") else "right")
+    for row in rows:
+        network = row.fit.get("params", {})
+        table.add_row(
+            str(row.number),
+            number(row.value),
+            *measured(row).values(),
+            *(str(network.get(key, "-")) for key in ("backbone", "stem", "image_size")),
+            f"{row.epoch}/{row.epochs}",
+        )
+    return table
+
+
+def leaders_table(rows: Sequence[TrialRow], *, title: str, top: int) -> Table:
+    """Draw the best trials, with two objectives those of the front."""
+    leading = front(rows)
+    return front_table(leading[:top], title=title) if leading else trials_table(leaderboard(rows)[:top], title=title)
+
+
+def over_lines(rows: Iterable[TrialRow]) -> list[str]:
+    """Say how many trials were not trained, as they are over a limit, and over which."""
+    reasons: dict[str, list[int]] = {}
+    for row in rows:
+        if row.over and row.state == "pruned" and not row.reports:
+            reasons.setdefault(row.over, []).append(row.number)
+    return [f"Not trained: trial {', '.join(map(str, numbers))}: {reason}" for reason, numbers in reasons.items()]
+
+
+def measured(row: TrialRow) -> dict[str, str]:
+    """Spell what a trial's network takes."""
+    if row.footprint is None:
+        return dict.fromkeys(MEASURED, "-")
+    return dict(zip(MEASURED, (f"{row.footprint.latency:.3g} ms", f"{row.footprint.size:.3g} MB"), strict=True))
+
+
 def trial_table(row: TrialRow) -> Table:
     """Everything about one trial."""
     table = plain_table(f"Trial {row.number}", header=False)
@@ -100,15 +142,22 @@ def trial_table(row: TrialRow) -> Table:
         "started": "-" if row.started is None else row.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
         **{key: _short(value) for key, value in row.params.items()},
         "computed": settings(row.compute) or "-",
+        **(measured(row) if row.footprint else {}),
+        **({"limits": _limits(row)} if row.limits else {}),
         "by epoch": " ".join(f"{value:.4f}" for value in row.reports.values()) or "-",
     }
     for heading, text in lines.items():
         table.add_row(heading, Text(text))
-    if row.note and row.note not in row.failures:
+    if row.note and row.note not in (*row.failures, row.over):
         table.add_row("note", Text(row.note))
     for place, failure in enumerate(row.failures, start=1):
         table.add_row(f"failure {place}", Text(failure))  # an exception's text: its brackets are no markup
     return table
+
+
+def _limits(row: TrialRow) -> str:
+    limits = ", ".join(f"{measure} {limit:g} {UNITS[measure]}" for measure, limit in row.limits.items())
+    return row.over or limits
 
 
 def failures_table(rows: Sequence[TrialRow]) -> Table:
@@ -124,7 +173,8 @@ def failures_table(rows: Sequence[TrialRow]) -> Table:
 
 def best_line(row: TrialRow) -> str:
     """Name the best trial."""
-    return f"Best {NAMES[row.objective]}: {number(row.value)}, trial {row.number}"
+    over = f", but {row.over}" if row.over else ""
+    return f"Best {NAMES[row.objective]}: {number(row.value)}, trial {row.number}{over}"
 
 
 def forecast_line(coming: Forecast) -> str:

@@ -169,7 +169,7 @@ def best_cost(row: TrialRow, epoch: int) -> float:
 
 def diverged(row: TrialRow) -> bool:
     """Tell whether the trial ended as its loss could not be used."""
-    return row.state == "pruned" and bool(row.note) and row.note not in row.failures
+    return row.state == "pruned" and bool(row.note) and row.note not in row.failures and row.note != row.over
 
 
 def val_losses(row: TrialRow) -> list[float]:

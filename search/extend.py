@@ -27,6 +27,7 @@ from mlc_core import SCHEDULER_KEYS, Value
 from search import declaration as declarations
 from search.declaration import Declaration, differences
 from search.errors import BadDeclaration, BadStorage, SearchError, StorageDown, StudyNotFound
+from search.footprints import CONSTRAINTS, LATENCY, SIZE, constraints, read
 from search.ledger import GRACE
 from search.space import constants, distribution, domains, outside
 from search.storage import PROXIES, resolve_url, transact
@@ -35,7 +36,13 @@ from search.tables import BUDGETS, CLAIMS, now
 
 CHANGES: Final = "mlc:changes"  # study attribute: each extension, oldest first
 FIXED_PARAMS: Final = "fixed_params"  # trial's system attribute, Optuna's: what an enqueued one is to have
-_FOR_GOOD: Final = ("objective", "epochs", "seed", "threads")  # what makes trials comparable, and resumed ones the same
+_FOR_GOOD: Final = (
+    "objective",
+    "against",
+    "epochs",
+    "seed",
+    "threads",
+)  # what makes trials comparable, and resumed ones the same
 
 _STUDIES: Final[Table] = models.StudyModel.__table__
 _OF_STUDY: Final[Table] = models.StudyUserAttributeModel.__table__
@@ -101,6 +108,7 @@ def extend_study(reference: str, storage_url: str | None, *, overrides: Mapping[
     Each earlier trial must lie in the new space; a parameter that comes into the space, it has as it trained with it:
     with the fixed value, or a fit's default. Sampler, pruner, `keep` and `retries` may change, and so may domains:
     further choices in any order, wider ranges, a list instead of a range; narrower ones, if no trial is left outside.
+    Limits may, too, where trials were measured: what is over one is told anew of each, and stays what it came to.
     The study that confirms this one changes with it.
 
     Parameters
@@ -171,7 +179,8 @@ def _extend(session: Session, study_id: int, wanted: Declaration) -> list[str]:
     confirming = select(_OF_STUDY.c.study_id).where(_OF_STUDY.c.key == CONFIRMS, _OF_STUDY.c.value_json == name)
     for other_id in session.execute(confirming.order_by(_OF_STUDY.c.study_id)).scalars().all():
         own = _lock(session, other_id)
-        same = replace(after, name=own.name, pruner=own.pruner, threads=own.threads)
+        kept = {key: getattr(own, key) for key in ("name", "pruner", "threads", "against", "limits")}
+        same = replace(after, **kept)
         if also := differences(own, same):
             _rewrite(session, other_id, own, same, also)
     return lines
@@ -199,9 +208,30 @@ def _rewrite(session: Session, study_id: int, before: Declaration, after: Declar
         _refuse_outside(trial, grown, before, after)
         rows.take(trial, grown, after)
     rows.write(session)
+    if before.limits != after.limits:
+        _judge_anew(session, study_id, earlier, after)
     _set(session, study_id, DECLARATION, json.dumps(after.to_table()))
     change = Change(datetime.fromtimestamp(now(session), UTC), len(earlier), tuple(lines))
     _set(session, study_id, CHANGES, [*_get(session, study_id, CHANGES, []), change.to_table()])
+
+
+def _judge_anew(session: Session, study_id: int, earlier: Iterable[_Earlier], after: Declaration) -> None:
+    """Store of each trial by how much it is over the changed limits."""
+    latencies, sizes = (_attributes(session, study_id, _USER, key) for key in (LATENCY, SIZE))
+    constrained = _attributes(session, study_id, _SYSTEM, CONSTRAINTS)
+    for trial in earlier:
+        footprint = read(latencies.get(trial.trial_id), sizes.get(trial.trial_id))
+        if footprint is None:
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and after.limits:
+                problem = f"its trial {trial.number} was never measured, so limits cannot be told of it. Start another "
+                raise CannotExtend(after.name, problem + 'study (name = "..." in its file).')
+            continue
+        text = json.dumps(constraints(footprint, after.limits))
+        if trial.trial_id in constrained:
+            where = (_SYSTEM.c.trial_id == trial.trial_id) & (_SYSTEM.c.key == CONSTRAINTS)
+            session.execute(update(_SYSTEM).where(where).values(value_json=text))
+        else:
+            session.execute(insert(_SYSTEM).values(trial_id=trial.trial_id, key=CONSTRAINTS, value_json=text))
 
 
 class _Rows:
@@ -302,12 +332,7 @@ def _read_trials(session: Session, study_id: int) -> list[_Earlier]:
         .order_by(_TRIALS.c.number)
     ).all()
     mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
-
-    def attributes(table: Table, key: str) -> dict[int, Any]:
-        found = select(table.c.trial_id, table.c.value_json).where(table.c.key == key, table.c.trial_id.in_(mine))
-        return {row[0]: json.loads(row[1]) for row in session.execute(found)}
-
-    fits, fixed = attributes(_USER, FIT), attributes(_SYSTEM, FIXED_PARAMS)
+    fits, fixed = (_attributes(session, study_id, *of) for of in ((_USER, FIT), (_SYSTEM, FIXED_PARAMS)))
     params: dict[int, dict[str, Value]] = {}
     stored: dict[int, dict[str, tuple[int, float, str]]] = {}
     known: dict[str, BaseDistribution] = {}
@@ -328,6 +353,13 @@ def _read_trials(session: Session, study_id: int) -> list[_Earlier]:
         )
         for trial_id, number, state in heads
     ]
+
+
+def _attributes(session: Session, study_id: int, table: Table, key: str) -> dict[int, Any]:
+    """Read an attribute of all trials."""
+    mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+    found = select(table.c.trial_id, table.c.value_json).where(table.c.key == key, table.c.trial_id.in_(mine))
+    return {row[0]: json.loads(row[1]) for row in session.execute(found)}
 
 
 def _get(session: Session, study_id: int, key: str, default: Any) -> Any:  # noqa: ANN401 - JSON

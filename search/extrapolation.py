@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mlc_core import cost
 from search.declaration import Declaration
+from search.pareto import second_of
 from search.scale import logarithm
 from search.trials import is_replay
 
@@ -70,7 +71,10 @@ def forecast(trials: Sequence[FrozenTrial], number: int, declaration: Declaratio
         return None
     line = _Line.through(whole, epoch)
     expected = float(_features(begun[None], epoch)[0] @ line.figures)
-    best = float(whole[:, -1].min())
+    # Of two objectives, what is no larger: of a small network nobody expects the loss of a large one.
+    size = second_of(own, declaration)
+    rivals = _whole([one for one in trials if second_of(one, declaration) <= size], declaration)
+    best = float(rivals[:, -1].min()) if len(rivals) else math.inf
     value = math.exp(expected)
     return Forecast(
         value=value if declaration.objective == "bce" else 1.0 - value,

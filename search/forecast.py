@@ -79,8 +79,8 @@ def gains(rows: Iterable[TrialRow], trials: int) -> tuple[np.ndarray, np.ndarray
     they would have come to, the pruner did not want to know.
     """
     ran = [row for row in rows if row.state in ("complete", "pruned", "paused")]
-    if any(row.repeats is not None for row in ran):
-        return None  # a confirmation draws none
+    if any(row.repeats is not None or row.against is not None for row in ran):
+        return None  # a confirmation draws none; of two objectives there is no best value
     depths = np.array([_depth(row) for row in ran])
     if np.isfinite(depths).sum() < FEWEST:
         return None

@@ -25,7 +25,22 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.errors import CodeChanged, StudyNotFound
-from search.slots import Desk, Done, Plan, Slot, Wait, close, end, finished_of, give_up, moment, next_slot, queue
+from search.slots import (
+    Desk,
+    Done,
+    Plan,
+    Slot,
+    Wait,
+    close,
+    end,
+    finished_of,
+    give_up,
+    moment,
+    next_slot,
+    objectives,
+    pruned_values,
+    queue,
+)
 from search.storage import transact
 from search.tables import (
     BUDGETS,
@@ -33,7 +48,6 @@ from search.tables import (
     ENQUEUED,
     WORKERS,
     Trial,
-    last_report,
     last_step,
     now,
     pause,
@@ -404,14 +418,19 @@ class Ledger:
         return self._locked(work)
 
     @_operation
-    def finish(self, trial_id: int, *, worker: str, state: TrialState, value: float | None) -> bool:
+    def finish(
+        self, trial_id: int, *, worker: str, state: TrialState, value: float | None, second: float | None = None
+    ) -> bool:
         """Write the trial's end.
 
         Parameters
         ----------
         state : COMPLETE or PRUNED
         value : float, finite
-            None only for PRUNED, which then has its last report as value, if finite, as in Optuna.
+            None only for PRUNED, which then has its last report as value, if finite, as in Optuna; none at all in a
+            study of two objectives, whose samplers would take it for a point of the front.
+        second : float, finite
+            The second objective's, of a complete trial in a study that has two.
 
         Returns
         -------
@@ -429,12 +448,18 @@ class Ledger:
             raise ValueError("a complete trial needs a value")
         if value is not None and not math.isfinite(value):
             raise ValueError(f"a trial's value is a finite number, not {value}")
+        if second is not None and not math.isfinite(second):
+            raise ValueError(f"a trial's second value is a finite number, not {second}")
+        values = [one for one in (value, second) if one is not None]
 
         def work(session: Session) -> bool:
             trial = self._held(session, trial_id, worker, also=state)
             if trial is None or trial.state == state:
                 return trial is not None
-            end(self._desk(session), trial, state, value if value is not None else last_report(session, trial_id))
+            desk = self._desk(session)
+            if state == TrialState.COMPLETE and len(values) != (wanted := objectives(desk)):
+                raise ValueError(f"a complete trial of this study has {wanted} values, not {len(values)}")
+            end(desk, trial, state, values or pruned_values(desk, trial_id))
             return True
 
         return self._locked(work)

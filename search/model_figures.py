@@ -6,12 +6,12 @@ Not here: how they are drawn (figures.py, curves.py, study_figures.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 
-from mlc_core import Dataset, Member, cost, predict_split, read_member, score
+from mlc_core import Dataset, Member, predict_split, read_member, score
 from search.artifacts import weights_path
 from search.chosen import Chosen
 from search.curves import pr_curves, reliability_diagram, roc_curves, threshold_curves
@@ -25,6 +25,7 @@ from search.figures import (
 )
 from search.notes import hang
 from search.page import write_html
+from search.pareto import best_first
 from search.study import Study
 from search.views import TrialRow, trial_row
 
@@ -58,9 +59,8 @@ def show_best(study: Study, root: Path, data: Dataset, number: int) -> None:
 
     They are of the validation split, at threshold 0.5: the test split is not looked at while a search goes on.
     """
-    objective, complete = study.declaration.objective, (TrialState.COMPLETE,)
-    trials = study.optuna.get_trials(deepcopy=False, states=complete)
-    best = min(trials, key=lambda one: (cost(cast("float", one.value), objective), one.number), default=None)
+    trials = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = next(iter(best_first(trials, study.declaration)[0]), None)
     if best is None or best.number != number or (weights := weights_path(root, best)) is None:
         return
     member = read_member(weights)

@@ -41,6 +41,7 @@ from search.space import suggest
 from search.strategy import sampler
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, PRECISION, SECONDS, THREADS, Study, fit_spec
 from search.trials import PAUSED, is_replay, together
+from search.weighing import weigh
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,12 @@ class Finished:
     """Trained to full length."""
 
     value: float  # the objective's best over the epochs
+    second: float | None = None  # the second objective's, where there is one
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Stopped early, by the pruner or because the loss diverged; the pruner's view of it is its last report."""
+    """Stopped early, by the pruner or because the loss diverged; or never begun, as it is over a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,9 @@ def run_trial(
     """
     checkpoint = fetch(root, study, claim)
     trial, spec, replay = begin(study, claim, precision=precision)
+    footprint, too_much = weigh(study, trial, spec["params"], classes=len(data.classes), precision=precision)
+    if too_much:
+        return Pruned()
     reporter = Reporter(study, trial, root, claim, stop=stop, lost=lost, prune=not replay)
     micro_batch = _micro_batch(trial, spec["params"]["batch_size"])
 
@@ -136,7 +141,9 @@ def run_trial(
         reporter.note(ended="Paused")
         return Paused()
     reporter.note(ended="Pruned" if reporter.pruned else "Complete")
-    return Pruned() if reporter.pruned else Finished(value)
+    against = study.declaration.against
+    second = footprint.of(against) if footprint is not None and against is not None else None
+    return Pruned() if reporter.pruned else Finished(value, second)
 
 
 def begin(study: Study, claim: Claim, *, precision: str) -> tuple[Trial, dict[str, Any], bool]:
@@ -223,7 +230,8 @@ class Reporter(OnEpoch):
             self._report(report.epoch, report.value(self._objective))
             # Epochs of an earlier attempt were judged then; the last epoch leaves nothing to save.
             if self._prune and self._judged <= report.epoch < report.epochs:
-                self.pruned = self._trial.should_prune()
+                # With two objectives Optuna's trials neither report nor prune.
+                self.pruned = self._study.declaration.against is None and self._trial.should_prune()
                 self._judge(report.epoch)
         if not self.stopped:  # else it is over anyway, and the pruner would not say it a second time
             self._stop.check()
@@ -242,9 +250,9 @@ class Reporter(OnEpoch):
             self.pruned = foretold is not None and foretold.hopeless
 
     def _report(self, epoch: int, value: float) -> None:
-        if epoch not in self._known:
+        if epoch not in self._known and self._study.declaration.against is None:
             self._trial.report(value, step=epoch)
-        elif self._known[epoch] != value:  # Optuna's trial would leave the earlier one: of a larger micro-batch
+        elif self._known.get(epoch) != value:  # Optuna's trial would leave the earlier one: of a larger micro-batch
             self._study.optuna._storage.set_trial_intermediate_value(self._trial._trial_id, epoch, value)
         self._known[epoch] = value
 

@@ -239,7 +239,7 @@ class Pool:
         child.log.seek(0)
         said = child.log.read().decode(errors="replace").strip()
         child.log.close()
-        return said
+        return _WORTH_SAYING.sub("", said).strip() or said  # what was told already need not be told again
 
     def _end(self) -> None:
         """Stop whoever still works; each puts its trial back, or is killed and has it put back."""

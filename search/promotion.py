@@ -8,7 +8,7 @@ References
 ----------
 Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020 (ASHA, by promotion). Bohdal et al.,
 "PASHA: Efficient HPO and NAS with Progressive Resource Allocation", ICLR 2023 (rungs whose ranking can be trusted).
-Thorndike, "Personnel Selection", 1949: correlations under selection.
+Thorndike, "Personnel Selection", 1949: correlations under selection. Of two objectives see pareto.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mlc_core import Objective, cost
 from search.declaration import Declaration
 from search.options import Promote
+from search.pareto import standings
 from search.ranks import spearman
 from search.slots import Plan
 from search.trials import is_replay, paused_at
@@ -38,10 +39,11 @@ class Rung:
     """Where trials are compared."""
 
     epoch: int
-    reached: tuple[float, ...]  # of all trials that came as far, the cost of the best epoch until then; ascending
+    reached: tuple[float, ...]  # of all trials that came as far, by what they are compared, see `standings`; ascending
     share: float  # of them that goes on
     correlation: float | None  # of ranks here and at the next rung, had all gone on; None where too few trials tell
     pairs: int  # trials that were at both
+    places: Mapping[int, float]  # what was reached, by the trial's number
 
     def to_table(self) -> dict[str, Any]:
         """Spell it for JSON."""
@@ -53,9 +55,10 @@ class Rung:
         """How many of those that came as far go on."""
         return math.floor(len(self.reached) * self.share + 1e-9)
 
-    def rank(self, cost: float) -> int:
-        """Count the better ones."""
-        return sum(other < cost for other in self.reached)
+    def rank(self, number: int) -> int:
+        """Count the trials that are better than this one."""
+        own = self.places.get(number, math.inf)
+        return sum(other < own for other in self.reached)
 
 
 def rung_epochs(declaration: Declaration) -> list[int]:
@@ -83,10 +86,11 @@ def rungs(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[Rung]
     ]
     found = []
     for epoch, here, above in zip(epochs[:-1], reached[:-1], reached[1:], strict=True):
+        places = standings(here, counted, declaration)
         correlation = _correlation(here, above)
         wider = 2 if correlation is not None and correlation < WEAK else 1
         share = min(1.0, wider / options.reduction_factor)
-        found.append(Rung(epoch, tuple(sorted(here.values())), share, correlation, len(above)))
+        found.append(Rung(epoch, tuple(sorted(places.values())), share, correlation, len(above), places))
     return found
 
 
@@ -95,8 +99,7 @@ def goes_on(trials: Sequence[FrozenTrial], number: int, epoch: int, declaration:
     at = next((rung for rung in rungs(trials, declaration) if rung.epoch == epoch), None)
     if at is None:
         return True
-    own = next(trial for trial in trials if trial.number == number)
-    return at.rank(cost_at(own, epoch, declaration.objective)) < at.quota
+    return at.rank(number) < at.quota
 
 
 def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float) -> Plan | None:
@@ -114,8 +117,8 @@ def plan(trials: Sequence[FrozenTrial], declaration: Declaration, *, left: float
     places = {}
     for trial_id, (epoch, trial) in paused.items():
         if epoch in at:
-            own = cost_at(trial, epoch, declaration.objective)
-            places[trial_id] = (at[epoch], at[epoch].rank(own), own)
+            own = at[epoch].places.get(trial.number, math.inf)
+            places[trial_id] = (at[epoch], at[epoch].rank(trial.number), own)
     order = sorted(places, key=lambda trial_id: (-places[trial_id][0].epoch, places[trial_id][2], trial_id))
     promoted = [one for one in order if places[one][1] < places[one][0].quota]
     hopeless = [
@@ -138,7 +141,7 @@ def ranking(trials: Sequence[FrozenTrial], declaration: Declaration) -> list[int
         rung = at.get(paused_at(trial))
         if rung is None:
             return math.inf
-        return (rung.rank(cost_at(trial, rung.epoch, declaration.objective)) + 1) / (len(rung.reached) * rung.share)
+        return (rung.rank(trial.number) + 1) / (len(rung.reached) * rung.share)
 
     return [trial.number for trial in sorted((one for one in trials if paused_at(one)), key=place)]
 

@@ -28,20 +28,23 @@ from search.drawing import (
     confirmation_table,
     confirmation_words,
     counted,
+    front_table,
     number,
+    over_lines,
     params_table,
     plain_table,
     trials_table,
 )
 from search.figures import worst_images
+from search.footprints import UNITS
 from search.importance import importances
 from search.model_figures import model_figures
 from search.model_tables import class_table, documented_table, gain_table, score_table, summary, way_table
 from search.paper import paper_result
 from search.report_page import Code, Figure, Html, Note, Part, Section, Table
 from search.study import Study
-from search.study_figures import importance_bars, optimization_history, slices, timeline
-from search.views import TrialRow, compare_paper, counts, leaderboard, trial_rows
+from search.study_figures import importance_bars, optimization_history, pareto_front, slices, timeline
+from search.views import TrialRow, compare_paper, counts, front, leaderboard, trial_rows
 
 LEADERS: Final = 20  # rows of the leaderboard
 _PACKAGES: Final = ("mlc-search", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
@@ -126,7 +129,14 @@ def _study(study: Study, rows: list[TrialRow]) -> Section:
         f"{study.declaration.epochs} epochs a trial, objective {study.declaration.objective}, seed "
         f"{study.declaration.seed}."
     )
-    parts: list[Part] = [Note(how), *(Figure(draw(rows)) for draw in (optimization_history, slices, timeline))]
+    limits = study.declaration.limits
+    if limits:
+        how += f" Limits: {', '.join(f'{name} {limit:g} {UNITS[name]}' for name, limit in limits.items())}."
+    figures = [pareto_front] if study.declaration.against else []
+    figures += [optimization_history, slices, timeline]
+    parts: list[Part] = [Note(how), *map(Note, over_lines(rows)), *(Figure(draw(rows)) for draw in figures)]
+    if leading := front(rows):
+        parts.append(table_of(front_table(leading, title="The front")))
     parts += [table_of(trials_table(leaders[:LEADERS], title="The best trials")), table_of(space)]
     return Section(f"The study {study.name}", "study", parts)
 

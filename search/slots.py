@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.storages._rdb import models  # private: pyproject.toml pins optuna ~=5.0.0 for this
 from optuna.trial import TrialState
-from sqlalchemy import Column, Row, Select, select, update
+from sqlalchemy import Column, Row, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from search.tables import BUDGETS, CLAIMS, Trial, last_report, now, states
@@ -166,15 +166,28 @@ def give_up(at: Desk, trial_ids: Iterable[int]) -> None:
     for trial_id in at.session.execute(paused).scalars().all() if ids else ():
         trial = at.session.get_one(models.TrialModel, trial_id, with_for_update=True)
         if trial.state == TrialState.WAITING:
-            end(at, trial, TrialState.PRUNED, last_report(at.session, trial_id))
+            end(at, trial, TrialState.PRUNED, pruned_values(at, trial_id))
         at.session.execute(update(CLAIMS).where(CLAIMS.c.trial_id == trial_id).values(paused_at=None))
 
 
-def end(at: Desk, trial: Trial, state: TrialState, value: float | None) -> None:
-    """Write how a trial ended, and when."""
-    if value is not None:
-        at.storage._set_trial_value_without_commit(at.session, trial, 0, value)
+def end(at: Desk, trial: Trial, state: TrialState, values: Sequence[float]) -> None:
+    """Write how a trial ended, one value an objective or none, and when."""
+    for objective, value in enumerate(values):
+        at.storage._set_trial_value_without_commit(at.session, trial, objective, value)
     trial.state, trial.datetime_complete = state, moment(now(at.session))
+
+
+def pruned_values(at: Desk, trial_id: int) -> list[float]:
+    """Give the value of a trial that is pruned: its last report, if finite; none in a study of two objectives."""
+    last = last_report(at.session, trial_id) if objectives(at) == 1 else None
+    return [] if last is None else [last]
+
+
+def objectives(at: Desk) -> int:
+    """Count the study's objectives."""
+    direction = models.StudyDirectionModel
+    counted = select(func.count()).select_from(direction).where(direction.study_id == at.study_id)
+    return int(at.session.execute(counted).scalar_one())
 
 
 def queue(at: Desk) -> Select[int]:

@@ -70,6 +70,7 @@ class Spending:
         self._at = self._looked = time.monotonic()
         self._elsewhere = 0  # trials of the budget that ran at the last look
         self._seen: dict[int, _Seen] = {}
+        self._pace = 0.0  # seconds an epoch, at the last look; 0 while nobody knows
         self._from_epoch: int | None = None  # as the ledger has it
         self._said = False
         self.over = False  # whether the time is up
@@ -106,8 +107,9 @@ class Spending:
         for number, row in running.items():
             self._seen[number].note(now, row.epoch)
         pace = epoch_seconds(rows)
-        if pace is None:  # nothing has paused or finished yet: go by what runs
-            pace = max((seen.pace or 0.0 for seen in self._seen.values()), default=0.0)
+        if pace is None:  # nothing has paused or finished yet: go by what runs, or ran until it was put back
+            pace = max((seen.pace for seen in self._seen.values() if seen.pace is not None), default=self._pace)
+        self._pace = pace
         self._decide(rows, pace, left)
         if self.closing:
             doomed = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import assert_never, cast
+from typing import Any, assert_never, cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -20,7 +20,7 @@ from mlc_core import Stream, stream_seed
 from search.declaration import Declaration
 from search.options import Asha, Curves, Gp, Hyperband, Median, NoPruner, Patient, Promote, Qmc, Random, Wilcoxon
 from search.options import Tpe as TpeOptions
-from search.tpe import History, Tpe
+from search.tpe import History, Tpe, Weighing
 
 
 def sampler(declaration: Declaration, number: int, *, earlier: BaseSampler | None = None) -> BaseSampler:
@@ -40,14 +40,16 @@ def sampler(declaration: Declaration, number: int, *, earlier: BaseSampler | Non
         warnings.simplefilter("ignore", ExperimentalWarning)
         match declaration.sampler:
             case TpeOptions(startup=startup, multivariate=multivariate, group=group, constant_liar=liar):
-                return Tpe(
-                    earlier.history if isinstance(earlier, Tpe) else History(),
-                    seed=seed,
-                    n_startup_trials=startup,
-                    multivariate=multivariate,
-                    group=group,
-                    constant_liar=liar,
-                )
+                options: dict[str, Any] = {
+                    "seed": seed,
+                    "n_startup_trials": startup,
+                    "multivariate": multivariate,
+                    "group": group,
+                    "constant_liar": liar,
+                }
+                if declaration.weighs:  # ours knows neither two objectives nor constraints
+                    return Weighing(**options)
+                return Tpe(earlier.history if isinstance(earlier, Tpe) else History(), **options)
             case Curves(startup=startup):
                 from search.curve_sampler import CurveSampler, Memory  # scipy: half a second, for workers alone
 

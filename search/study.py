@@ -17,7 +17,7 @@ import optuna
 from optuna.storages import get_storage
 from optuna.study._frozen import FrozenStudy
 
-from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Params, Value
+from mlc_core import OBJECTIVES, SCHEDULER_KEYS, Direction, Params, Value
 from search import declaration as declarations
 from search.declaration import BUILT_IN, Declaration
 from search.errors import BadDeclaration, StorageDown, StudyChanged, StudyNotFound
@@ -39,6 +39,7 @@ FIT: Final = "fit"  # trial attribute: the fit's parameters, epochs and seed
 COMPUTE: Final = "compute"  # trial attribute: precision and threads, which decide the last bits
 METRICS: Final = "metrics"  # trial attribute: by name, one value an epoch
 SECONDS: Final = "seconds"  # trial attribute: spent training, over all attempts
+METRIC_NAMES: Final = "study:metric_names"  # study's system attribute, Optuna's: what its dashboard calls objectives
 FOR_PEOPLE: Final = frozenset({FIT, COMPUTE, METRICS, SECONDS})  # of other trials, a worker reads none of these
 DIVERGED: Final = "diverged"  # trial attribute: why the loss could not be used
 
@@ -207,8 +208,7 @@ def _open(
         if isinstance(fresh, str) or not create:
             raise StudyNotFound(name, study_names(storage))
         wanted = declarations.built_in(name, overrides=overrides) if wanted in BUILT_IN else fresh
-        direction = OBJECTIVES[fresh.objective]
-        optuna.create_study(storage=cached, study_name=name, direction=direction, load_if_exists=True)
+        optuna.create_study(storage=cached, study_name=name, directions=_directions(fresh), load_if_exists=True)
     elif DECLARATION not in storage.get_study_user_attrs(there[name]._study_id):  # read anew: it may just have come
         problem = "it has none, so another program made it. Name a study that mlc-search started."
         raise BadDeclaration(f"study {name!r}", "declaration", problem)
@@ -233,14 +233,22 @@ def _open(
     if changes := declarations.differences(declared, wanted):
         raise StudyChanged(name, changes)
     study = optuna.load_study(study_name=name, storage=cached, pruner=pruner(declared))
+    if create and declared.against and study.metric_names is None:
+        storage.set_study_system_attr(study_id, METRIC_NAMES, [declared.objective, declared.against])
     identity = ledger.remember(IDENTITY, uuid.uuid4().hex)
     draws = CONFIRMS not in storage.get_study_user_attrs(study_id)
     return Study(declared, identity, storage, study, Ledger(storage, study_id, retries=declared.retries, draws=draws))
 
 
+def _directions(declaration: Declaration) -> list[Direction]:
+    """List where the objectives are to go; a second one is always the lower the better."""
+    first = OBJECTIVES[declaration.objective]
+    return [first, "minimize"] if declaration.against else [first]
+
+
 def _is_bare(storage: Trials, study: FrozenStudy, wanted: Declaration | str) -> bool:
     """Tell whether it looks as ours do while whoever creates it is, or was, between the two steps."""
-    objectives = [wanted.objective] if isinstance(wanted, Declaration) else [*OBJECTIVES]
-    single = study.directions[0].name.lower() if len(study.directions) == 1 else ""
-    ours = single in {OBJECTIVES[one] for one in objectives} and DECLARATION not in study.user_attrs
+    made = [direction.name.lower() for direction in study.directions]
+    expected = [_directions(wanted)] if isinstance(wanted, Declaration) else [[one] for one in OBJECTIVES.values()]
+    ours = made in expected and DECLARATION not in study.user_attrs
     return ours and not storage.get_n_trials(study._study_id)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from mlc_core import Objective, Value
+from mlc_core import Measure, Objective, Value
 from search.figure_style import (
     COLOURS,
     INK,
@@ -26,13 +26,16 @@ from search.figure_style import (
     short_name,
 )
 from search.importance import Importances
-from search.views import TrialRow, leaderboard
+from search.views import TrialRow, front, leaderboard
 
 _VALUES: Final[dict[Objective, str]] = {
     "bce": "validation loss (BCE), nats",
     "macro_f1": "macro F1 on validation",
     "map": "mean average precision on validation",
 }
+
+
+_SECONDS: Final[dict[Measure, str]] = {"latency": "milliseconds an image", "size": "megabytes of weights"}
 
 
 def optimization_history(rows: Iterable[TrialRow]) -> go.Figure:
@@ -74,6 +77,42 @@ def optimization_history(rows: Iterable[TrialRow]) -> go.Figure:
 
 def _better(one: TrialRow, other: TrialRow) -> TrialRow:
     return min(one, other, key=lambda row: row.rank)
+
+
+def pareto_front(rows: Iterable[TrialRow]) -> go.Figure:
+    """Value of the complete trials over the second objective; those on the front are joined, and bear their numbers."""
+    title = "The front"
+    complete = [row for row in rows if row.state == "complete" and row.second is not None]
+    if not complete:
+        return nothing(title, "No trial is complete yet.")
+    leading = sorted(front(complete), key=lambda row: row.second or 0.0)
+    on_front = {row.number for row in leading}
+    behind = [row for row in complete if row.number not in on_front and not row.over]
+    figure = go.Figure()
+    for name, some, marker in (
+        ("on the front", leading, {"color": COLOURS[0], "symbol": "circle", "size": 12}),
+        ("behind it", behind, {"color": "#777", "symbol": "circle-open", "size": 8}),
+        ("over a limit", [row for row in complete if row.over], {"color": COLOURS[1], "symbol": "x", "size": 9}),
+    ):
+        figure.add_scatter(
+            x=[row.second for row in some],
+            y=[row.value for row in some],
+            name=name,
+            showlegend=bool(some),
+            mode="lines+markers+text" if some is leading else "markers",
+            line={"shape": "hv", "width": 1.5},
+            text=[str(row.number) for row in some],
+            textposition="top right",
+            marker=marker,
+            customdata=[(row.number, row.over) for row in some],
+            hovertemplate="trial %{customdata[0]}: %{x:.3g}, %{y:.4g} %{customdata[1]}<extra></extra>",
+        )
+    measure = complete[0].against or "latency"
+    figure.update_xaxes(title=_SECONDS[measure], **_wide_axis([row.second for row in complete if row.second]))
+    values = [row.value for row in complete if row.value is not None]
+    figure.update_yaxes(title=_VALUES[complete[0].objective], **_wide_axis(values))
+    note = "Joined: trials that none other beats in one objective without being worse in the other; by their numbers."
+    return finished(figure, title, note, height=370)
 
 
 def importance_bars(found: Importances) -> go.Figure:
@@ -187,6 +226,11 @@ def timeline(rows: Iterable[TrialRow]) -> go.Figure:
     figure.update_yaxes(title="at once", dtick=max(1, len(ends) // 20), autorange="reversed")
     note = "Time spent training. An interrupted trial is drawn from its last start, as long as all attempts together."
     return finished(figure, "Trials over time", note, height=110 + 34 * min(len(ends), 30))
+
+
+def _wide_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Make an axis logarithmic where values are far apart; elsewhere it would have no tick between them."""
+    return log_axis(values) if max(values) > 10 * min(values) > 0 else {}
 
 
 def _value_axis(rows: Sequence[TrialRow]) -> dict[str, Any]:

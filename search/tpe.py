@@ -168,6 +168,32 @@ class Tpe(TPESampler):
         }
 
 
+class Weighing(TPESampler):
+    """Optuna's TPE for two objectives or constraints.
+
+    Of two objectives it ranks no trial that was pruned, but fails at the first one that has reports: so those that are
+    within the limits are kept from it. Those over a limit it knows what to do with.
+    """
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        return super()._sample(_without_pruned(study) if len(study.directions) > 1 else study, trial, search_space)
+
+
+def _without_pruned(study: Study) -> Study:
+    """Make a study of the same trials, but for those that were pruned within the limits."""
+    seen = copy(study)
+
+    def trials(*args: Any, **kwargs: Any) -> list[FrozenTrial]:  # noqa: ANN401 - as Study's own
+        return [
+            one
+            for one in study._get_trials(*args, **kwargs)
+            if one.state != TrialState.PRUNED or any(value > 0 for value in one.constraints.values())
+        ]
+
+    seen._get_trials = trials  # type: ignore[method-assign]
+    return seen
+
+
 def _rank(trial: FrozenTrial, sign: float) -> tuple[float, float, float]:
     """Sort as Optuna does: complete trials by value; behind them pruned ones by last step, later first, and value."""
     if trial.state == TrialState.COMPLETE:

@@ -74,6 +74,11 @@ def is_replay(trial: FrozenTrial | Trial) -> bool:
     return PAPER in trial.user_attrs or REPEATS in trial.user_attrs
 
 
+def value_of(trial: FrozenTrial) -> float | None:
+    """Read a trial's value, of a study of two objectives the first one's; Optuna's `value` refuses those."""
+    return trial.values[0] if trial.values else None
+
+
 class TrialTaken(Exception):
     """A trial is another worker's by now: this one fell silent for too long, and may write nothing of it any more."""
 

@@ -6,18 +6,20 @@ Not here: how they are drawn (progress.py, cli).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mlc_core import Objective, Value, cost
+from mlc_core import Footprint, Measure, Objective, Value, cost
+from search.footprints import OVER, footprint_of, over
 from search.ledger import FAILURE
 from search.paper import PaperTrial, paper_trials
+from search.pareto import order
 from search.ranks import spearman
 from search.study import COMPUTE, DIVERGED, FIT, METRICS, SECONDS, Study
-from search.trials import PAPER, REPEATS, WARM_START, paused_at
+from search.trials import PAPER, REPEATS, WARM_START, paused_at, value_of
 
 STATES: Final = {
     TrialState.COMPLETE: "complete",
@@ -52,6 +54,10 @@ class TrialRow:
     metrics: Mapping[str, Sequence[float]]  # one value an epoch, by name; empty until it has finished
     fit: Mapping[str, Any]  # all parameters, epochs and seed of its fit; empty until it has started
     compute: Mapping[str, Any]  # precision and threads of its fit; empty until it has started
+    footprint: Footprint | None = None  # in a study of two objectives, or with limits; None until it has started
+    against: Measure | None = None  # the study's second objective
+    limits: Mapping[Measure, float] = field(default_factory=dict)  # the study's
+    over: str = ""  # which of them it is over, as a sentence
     warm_start: Mapping[str, Any] | None = None  # the earlier study and its trial that it takes the parameters of
 
     @property
@@ -63,6 +69,11 @@ class TrialRow:
     def rank(self) -> tuple[float, int]:
         """Sort key, best first; of equal ones the earlier, and what has no value yet last."""
         return float("inf") if self.latest is None else cost(self.latest, self.objective), self.number
+
+    @property
+    def second(self) -> float | None:
+        """The second objective; None where there is none."""
+        return None if self.footprint is None or self.against is None else self.footprint.of(self.against)
 
     def to_table(self) -> dict[str, Any]:
         """Spell it for JSON."""
@@ -83,6 +94,9 @@ class TrialRow:
             "val_loss": self.val_loss,
             "reports": {str(epoch): value for epoch, value in self.reports.items()},
             "metrics": {name: list(line) for name, line in self.metrics.items()},
+            "latency_ms": self.footprint.latency if self.footprint else None,
+            "size_mb": self.footprint.size if self.footprint else None,
+            "over_limit": self.over,
             "note": self.note,
             "failures": list(self.failures),
             "fit": dict(self.fit),
@@ -138,13 +152,14 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
     attributes = trial.user_attrs
     spec: Mapping[str, Any] = attributes.get(FIT, {})
     failures: list[str] = attributes.get(FAILURE, [])
-    note = attributes.get(DIVERGED) or (failures[-1] if failures else "")
+    note = attributes.get(DIVERGED) or attributes.get(OVER) or (failures[-1] if failures else "")
+    footprint = footprint_of(trial)
     start = trial.datetime_start
     return TrialRow(
         number=trial.number,
         state=PAUSED if paused_at(trial) else STATES[trial.state],
         objective=study.declaration.objective,
-        value=trial.value if trial.state.is_finished() else None,
+        value=value_of(trial) if trial.state.is_finished() else None,
         epoch=trial.last_step or 0,
         epochs=int(spec.get("epochs", study.declaration.epochs)),
         reports=dict(sorted(trial.intermediate_values.items())),
@@ -160,6 +175,10 @@ def trial_row(study: Study, trial: FrozenTrial) -> TrialRow:
         failures=failures,
         fit=spec,
         compute=attributes.get(COMPUTE, {}),
+        footprint=footprint,
+        against=study.declaration.against,
+        limits=study.declaration.limits,
+        over=attributes.get(OVER) or ("" if footprint is None else over(footprint, study.declaration.limits)),
         warm_start=attributes.get(WARM_START),
     )
 
@@ -171,8 +190,24 @@ def counts(rows: Iterable[TrialRow]) -> Counts:
 
 
 def leaderboard(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """Sort the complete trials, best first; of equal ones the earlier."""
-    return sorted((row for row in rows if row.state == "complete"), key=lambda row: row.rank)
+    """Sort the complete trials, best first; of equal ones the earlier.
+
+    With two objectives the front goes first, by the first objective. What is over a limit comes last.
+    """
+    complete, sorted_, _ = _ordered(rows)
+    return [complete[number] for number in sorted_]
+
+
+def front(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """List the trials on the front of two objectives, the best by the first one first; none where there is one."""
+    complete, sorted_, leading = _ordered(row for row in rows if row.against is not None)
+    return [complete[number] for number in sorted_[:leading]]
+
+
+def _ordered(rows: Iterable[TrialRow]) -> tuple[dict[int, TrialRow], list[int], int]:
+    complete = {row.number: row for row in rows if row.state == "complete"}
+    points = {number: (row.rank[0], row.second or 0.0) for number, row in complete.items()}
+    return complete, *order(points, {number for number, row in complete.items() if not row.over})
 
 
 def compare_paper(rows: Sequence[TrialRow]) -> Comparison:
@@ -192,7 +227,7 @@ def _val_loss(study: Study, trial: FrozenTrial) -> float | None:
     if not trial.state.is_finished():
         return None
     if study.declaration.objective == "bce":
-        return trial.value
+        return value_of(trial)
     return min(trial.user_attrs.get(METRICS, {}).get("val_loss", []), default=None)
 
 

@@ -32,6 +32,7 @@ from search.slots import Done, Plan, Wait
 from search.storage import VARIABLE
 from search.study import FOR_PEOPLE, Study, is_outdated, open_study
 from search.versions import code_version
+from search.weighing import weigh_space
 
 POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
 PATIENCE: Final = 600.0  # seconds for which a worker waits for a database or a folder that is away
@@ -86,6 +87,7 @@ def work(
     data, precision = _data(study, source, stop), study_precision(study)
     if data is None:
         return 0
+    weigh_space(study, classes=len(data.classes), precision=precision)
     study.storage.worker = name
     roll = _Roll(study.ledger, name, data)
     attempts = Attempts(study, name, root, stop, data, precision, Trouble(study.storage.patience, root))
@@ -138,6 +140,9 @@ def join(
     while True:
         try:
             with open_study(reference, storage_url) as study:
+                if said:
+                    log.warning("It is there; going on.")
+                    said = False
                 study.storage.patience = Patience(patience, hurried=lambda: stop.asked)
                 study.storage.unread = FOR_PEOPLE
                 finished += work(study, name=worker_name(), root=root, stop=stop, source=source, forever=wait)
@@ -148,7 +153,7 @@ def join(
             if not wait:
                 raise
             if not said:
-                log.warning("waiting: %s", error)
+                log.warning("%s Waiting for it, however long that takes, because of --wait.", error)
                 said = True
         if stop.asked:
             return finished

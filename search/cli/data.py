@@ -13,7 +13,7 @@ from search.cli import options
 from search.cli.printing import error_console, show, show_json, talk
 
 if TYPE_CHECKING:  # these cost --help a second
-    from mlc_core import Loaded, OnProgress, Problem
+    from mlc_core import Dataset, Loaded, OnProgress, Problem
     from search.data import Source
     from search.signals import Stop
     from search.study import Study
@@ -107,7 +107,7 @@ def prepare(
         talk(f"A run refuses these data without --skip-bad: {first_of(loaded.problems)}")
 
 
-def data_of(study: Study, source: Source | None, root: Path, stop: Stop) -> None:
+def data_of(study: Study, source: Source | None, root: Path, stop: Stop) -> Dataset:
     """Get a study's data ready, so that its workers find them; write down what was skipped.
 
     Raises
@@ -119,13 +119,14 @@ def data_of(study: Study, source: Source | None, root: Path, stop: Stop) -> None
 
     check_starts(study.declaration)
     with decoding(stop) as on_progress:
-        _, problems = open_data(study, source, on_progress=on_progress)
+        dataset, problems = open_data(study, source, on_progress=on_progress)
     if problems:
         file = root / f"skipped-{study.identity}.csv"
         _write_skipped(file, problems)
         talk(f"Skipped, and listed in {file}: {problems[0]}")
         if len(problems) > 1:
             talk(f"Skipped besides: {len(problems) - 1} more.")
+    return dataset
 
 
 def read(source: Source, image_size: int) -> Loaded:

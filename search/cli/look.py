@@ -51,13 +51,22 @@ def status(*, study: options.Study = "default", storage: options.Storage = None,
 
     Example: mlc-search status
     """
-    from search.drawing import best_line, counted, failures_table, forecast_line, rung_lines, trials_table
+    from search.drawing import (
+        best_line,
+        counted,
+        failures_table,
+        forecast_line,
+        front_table,
+        over_lines,
+        rung_lines,
+        trials_table,
+    )
     from search.extend import changes
     from search.extrapolation import accuracy
     from search.forecast import forecast
     from search.promotion import rungs
     from search.study import open_study
-    from search.views import counts, leaderboard, trial_rows
+    from search.views import counts, front, leaderboard, trial_rows
 
     with open_study(study, storage) as opened:
         opened.ledger.recover()
@@ -75,13 +84,16 @@ def status(*, study: options.Study = "default", storage: options.Storage = None,
         judged = {"rungs": [step.to_table() for step in steps], "forecast_errors": errors}
         grown = [change.to_table() for change in extended]
         ahead = {"forecast": None if coming is None else coming.to_table()}
+        lists["front"] = [row.to_table() for row in front(rows)]
         show_json({"study": name, "trials": states, **lists, "best": best, "changes": grown, **judged, **ahead})
         return
     show(f"Study {name}: {counted(figures)}")
-    for line in rung_lines(steps, errors):
+    for line in (*over_lines(rows), *rung_lines(steps, errors)):
         show(line)
     if leaders:
         show(best_line(leaders[0]))
+    if leading := front(rows):
+        show(front_table(leading, title="The front"))
     if coming is not None:
         show(forecast_line(coming))
     if running:
@@ -99,24 +111,26 @@ def best(
     top: Annotated[int, typer.Option("--top", min=1, help="How many of the best to list.")] = 10,
     as_json: options.Json = False,
 ) -> None:
-    """Show the best complete trials and the parameters of the first.
+    """Show the best complete trials, of two objectives the front, and the parameters of the first.
+
+    Of two objectives the first is the one with the best loss or score within the limits.
 
     Example: mlc-search best --top 3
     """
-    from search.drawing import best_line, params_table, trials_table
-    from search.views import leaderboard
+    from search.drawing import best_line, leaders_table, params_table
+    from search.views import front, leaderboard
 
     name, rows, fixed = _read(study, storage)
     leaders = leaderboard(rows)[:top]
     if as_json:
-        show_json({"study": name, "fixed": fixed, "leaderboard": [row.to_table() for row in leaders]})
+        lists = {"leaderboard": leaders, "front": front(rows)}
+        show_json({"study": name, "fixed": fixed, **{key: [row.to_table() for row in lists[key]] for key in lists}})
         return
     if not leaders:
         talk(f"No trial of study {name!r} is complete yet.")
         return
-    show(
-        trials_table(leaders, title=f"Best of study {name}"), "", best_line(leaders[0]), params_table(leaders[0], fixed)
-    )
+    table = leaders_table(rows, title=f"Best of study {name}", top=top)
+    show(table, "", best_line(leaders[0]), params_table(leaders[0], fixed))
 
 
 def trials(

@@ -140,6 +140,8 @@ def run(
         opened.storage.patience = Patience(waits, hurried=lambda: stop.asked)
         opened.ledger.recover()
         _warn(opened.declaration)
+        if until_converged and opened.declaration.against:
+            raise typer.BadParameter("--until-converged knows one objective; this study has two: --trials or --budget.")
         root = artifacts_folder(artifacts, url)
         sweep(root, opened)
         count = _prepare(opened, url, root, source=source, cluster=cluster, workers=asked, stop=stop)
@@ -235,18 +237,25 @@ def _prepare(
     from search.signals import Interrupted
 
     try:
-        if workers != 0 or source:  # else only workers elsewhere need the data
-            data_of(study, source, root, stop)
+        # Else only workers elsewhere need the data.
+        data = data_of(study, source, root, stop) if workers != 0 or source else None
     except Interrupted:
         talk("Stopped while images were decoded. The same command goes on where it was.")
         raise typer.Exit(INTERRUPTED) from None
     try:
         if cluster is not None:
             return join_cluster(study, url, cluster, workers=workers, say=talk)
-        return settle(study, workers=workers, stop=stop, say=talk)
+        count = settle(study, workers=workers, stop=stop, say=talk)
     except Interrupted:
         talk("Stopped before the first trial. The same command starts again.")
         raise typer.Exit(INTERRUPTED) from None
+    if data is not None and count and study.declaration.weighs:  # before workers keep the machine busy
+        from search.objective import study_precision  # torch, which a run does without otherwise
+        from search.weighing import weigh_space
+
+        talk("Measuring what networks take…")
+        weigh_space(study, classes=len(data.classes), precision=study_precision(study))
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +365,11 @@ def _warn(declaration: Declaration) -> None:
 
 
 def _report(study: Study, end: _End, *, as_json: bool) -> None:
-    from search.drawing import LEADERS, best_line, counted, duration, forecast_line, params_table, trials_table
+    from search.drawing import LEADERS, best_line, counted, duration, forecast_line, leaders_table, params_table
     from search.forecast import forecast
     from search.ledger import UNLIMITED
     from search.spending import epoch_seconds
-    from search.views import counts, leaderboard, trial_rows
+    from search.views import counts, front, leaderboard, trial_rows
 
     rows, progress = trial_rows(study), end.progress
     leaders, coming = leaderboard(rows), forecast(rows)
@@ -375,17 +384,20 @@ def _report(study: Study, end: _End, *, as_json: bool) -> None:
                 "forecast": None if coming is None else coming.to_table(),
                 "best": leaders[0].to_table() if leaders else None,
                 "leaderboard": [row.to_table() for row in leaders[:LEADERS]],
+                "front": [row.to_table() for row in front(rows)],
             }
         )
         return
     if not leaders:
         pace, epochs = epoch_seconds(rows), study.declaration.epochs
-        takes = "" if pace is None else f": its {epochs} epochs take about {duration(pace * epochs)} minutes here"
+        takes = (
+            "" if pace is None else f": its {epochs} epochs take about {duration(pace * epochs)} here (minutes:seconds)"
+        )
         talk(f"No trial is complete yet{takes}.")
         return
     title = f"Study {study.name}: {counted(counts(rows))}"
     show(
-        trials_table(leaders[:LEADERS], title=title),
+        leaders_table(rows, title=title, top=LEADERS),
         "",
         best_line(leaders[0]),
         params_table(leaders[0], study.declaration.fixed),

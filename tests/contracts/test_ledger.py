@@ -291,14 +291,14 @@ def test_a_worker_that_lost_its_trial_can_change_nothing_of_it(here: Bench) -> N
     ours = {"worker": "slow"}
 
     assert not here.ledger.beat(lost.trial_id, **ours)
-    assert not here.ledger.finish(lost.trial_id, state=TrialState.COMPLETE, value=0.1, **ours)
+    assert not here.ledger.finish(lost.trial_id, worker="slow", state=TrialState.COMPLETE, value=0.1)
     assert not here.ledger.release(lost.trial_id, **ours)
     assert not here.ledger.fail(lost.trial_id, reason="too late", **ours)
 
     assert frozen(here, lost.trial_id) == before
     assert here.ledger.beat(lost.trial_id, worker="quick")
     assert here.ledger.finish(lost.trial_id, worker="quick", state=TrialState.COMPLETE, value=0.2)
-    assert not here.ledger.finish(lost.trial_id, state=TrialState.COMPLETE, value=0.1, **ours)
+    assert not here.ledger.finish(lost.trial_id, worker="slow", state=TrialState.COMPLETE, value=0.1)
     assert frozen(here, lost.trial_id).value == 0.2
 
 

@@ -314,8 +314,8 @@ REST = (
     [
         (
             "epoch = 3",
-            "epoch: the key is not one of name, objective, epochs, seed, retries, keep, keep_mb, threads, "
-            "sampler, pruner, space, fixed. Did you mean 'epochs'?",
+            "epoch: the key is not one of name, objective, against, epochs, seed, retries, keep, keep_mb, threads, "
+            "sampler, pruner, space, fixed, limits. Did you mean 'epochs'?",
         ),
         ("epochs = 0", "epochs: 0 is not a whole number from 1 to 100000."),
         ("epochs = 100001", "epochs: 100001 is not a whole number from 1 to 100000."),
@@ -596,3 +596,57 @@ def test_a_table_that_is_empty_on_one_side_is_no_difference_beside_what_it_holds
         "space.scheduler.step.gamma: absent, now [0.1]",
         "space.scheduler.cosine: absent, now {}",
     ]
+
+
+def test_a_second_objective_and_limits_are_read_and_spelled_again() -> None:
+    table = {**DEFAULT, "against": "latency", "limits": {"latency": 5, "size": 20.5}}
+    declared = from_table(table, where="x")
+    assert (declared.against, declared.limits, declared.weighs) == ("latency", {"latency": 5, "size": 20.5}, True)
+    assert declared.to_table() == table
+    assert from_table(json.loads(json.dumps(declared.to_table())), where="x") == declared
+    before = from_table(DEFAULT, where="x")
+    assert (before.against, before.limits, before.weighs) == (None, {}, False)
+    assert differences(before, declared) == [
+        "against: absent, now latency",
+        "limits.latency: absent, now 5",
+        "limits.size: absent, now 20.5",
+    ]
+    assert from_table({**DEFAULT, "limits": {}}, where="x") == before
+    assert from_table({**DEFAULT, "limits": {"size": 20.5}}, where="x").weighs
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"against": "latancy"}, "x: against: 'latancy' is not one of latency, size. Did you mean 'latency'?"),
+        ({"against": ["latency"]}, "x: against: ['latency'] is not one of latency, size."),
+        ({"against": True}, "x: against: True is not one of latency, size."),
+        ({"against": {}}, "x: against: {} is not one of latency, size."),
+        (
+            {"against": "size", "pruner": {"name": "hyperband"}},
+            "x: pruner.name: hyperband judges trials by one objective, and against = 'size' makes them two: promote or "
+            "none.",
+        ),
+        ({"limits": 5.0}, "x: limits: 5.0 is not a table: write [limits]."),
+        ({"limits": {"memory": 1}}, "x: limits.memory: the key is not one of latency, size."),
+        ({"limits": {"latency": 0}}, "x: limits.latency: 0 is not a number from 0.001 to 1000000."),
+        ({"limits": {"latency": -1.5}}, "x: limits.latency: -1.5 is not a number from 0.001 to 1000000."),
+        ({"limits": {"size": "20 MB"}}, "x: limits.size: '20 MB' is not a number from 0.001 to 1000000."),
+        ({"limits": {"size": True}}, "x: limits.size: True is not a number from 0.001 to 1000000."),
+        ({"limits": {"size": float("nan")}}, "x: limits.size: nan is not a number from 0.001 to 1000000."),
+        ({"limits": {"size": float("inf")}}, "x: limits.size: inf is not a number from 0.001 to 1000000."),
+        ({"limits": {"size": [1]}}, "x: limits.size: [1] is not a number from 0.001 to 1000000."),
+    ],
+)
+def test_what_two_objectives_and_limits_cannot_be_is_said(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadDeclaration) as caught:
+        from_table({**DEFAULT, **change}, where="x")
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median", "patient", "wilcoxon"])
+def test_limits_alone_go_with_every_pruner(pruner: str) -> None:
+    table = {**DEFAULT, "pruner": {"name": pruner}}
+    assert from_table({**table, "limits": {"latency": 5.0}}, where="x").weighs
+    with pytest.raises(BadDeclaration, match="promote or none"):
+        from_table({**table, "against": "size"}, where="x")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlc_core import Params, Value
-from search.declaration import built_in
+from search.declaration import Choice, Domain, Range, built_in
 from search.encoding import Encoding
 from search.fidelity_gp import distances
 from search.space import outside
@@ -25,6 +27,27 @@ def test_whatever_is_drawn_anywhere_or_nearby_lies_in_the_space(seed: int, scale
     for drawn in (anywhere, SPACE.near(anywhere, scale, rng)):
         assert outside(STUDY, drawn) is None
         Params.from_flat({**STUDY.fixed, **drawn})  # exactly what one scheduler needs
+
+
+def test_the_default_configuration_is_the_space_nearest_to_it() -> None:
+    drawn = SPACE.near_default()
+    assert outside(STUDY, drawn) is None
+    assert drawn.keys() == {"optimizer", "lr", "weight_decay", "dropout", "batch_size", "scheduler", "t_max"}
+    space: dict[str, Domain] = {
+        "optimizer": Choice(("adam",)),
+        "lr": Range(1e-5, 3e-4, log=True),
+        "batch_size": Choice((16, 40, 100)),
+        "ema": Range(0.9, 0.999),
+        "augment": Choice(("strong", "medium")),
+    }
+    narrow = Encoding.of(replace(STUDY, space=space, branches={}, fixed={**STUDY.fixed, "scheduler": "plateau"}))
+    assert narrow.near_default() == {
+        "optimizer": "adam",
+        "lr": pytest.approx(3e-4),
+        "batch_size": 40,
+        "ema": pytest.approx(0.9),
+        "augment": "strong",
+    }
 
 
 def test_what_is_drawn_nearby_is_nearer_than_what_is_drawn_anywhere() -> None:

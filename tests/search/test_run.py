@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -27,9 +28,12 @@ def hostile(tmp_path: Path) -> Path:
 
 def alone(row: dict[str, object], folder: Path, storage: str) -> float:
     """Fit what the trial fitted, in this process, with nothing of a study around it."""
-    shown = json.loads(
-        small.call("show", row["number"], "--study", "small", "--json", folder=folder, storage=storage).stdout
-    )
+    told = small.call("show", row["number"], "--study", "small", "--json", folder=folder, storage=storage)
+    return alone_as(json.loads(told.stdout))
+
+
+def alone_as(shown: dict[str, Any]) -> float:
+    """Fit what a trial fitted, as `show --json` tells it."""
     return mlc_core.fit(
         shown["fit"]["params"],
         seed=shown["fit"]["seed"],

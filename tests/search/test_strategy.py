@@ -26,6 +26,7 @@ from search.options import Hyperband, Tpe
 from search.promotion import rung_epochs
 from search.space import suggest
 from search.strategy import pruner, sampler
+from search.trials import PAPER
 from tests.search.test_declaration import DECLARATIONS, DEFAULT, UNHURRIED
 
 EPOCHS = 12  # of a trial, as studies/default.toml says
@@ -131,7 +132,10 @@ def test_the_sampler_of_curves_draws_at_random_until_so_many_trials_as_declared_
         assert isinstance(study.sampler, CurveSampler)
         before, trial = study.get_trials(), study.ask()
         rng = np.random.default_rng(stream_seed(3, Stream.SAMPLER, number) % 2**32)
-        by_hand = space.draw(rng) if number < 5 else propose(believe(before, declaration, space, Memory()), rng)
+        if number == 5:
+            by_hand = propose(believe(before, declaration, space, Memory()), rng)
+        else:
+            by_hand = space.draw(rng) if number else space.near_default()
         drawn.append(suggest(trial, declaration))
         assert drawn[-1].items() >= by_hand.items()
         trial.report(1 + float(drawn[-1]["lr"]), step=1)
@@ -158,13 +162,26 @@ def test_optuna_takes_the_options_of_any_declaration(declaration: Declaration, n
 @pytest.mark.parametrize("name", ["curves", "tpe", "gp", "random"])
 def test_a_trials_first_draw_depends_on_its_number_and_the_seed_alone(name: str) -> None:
     here, other = declared(sampler={"name": name}), declared(sampler={"name": name}, seed=1)
-    assert proposal(here, 7) == proposal(here, 7)
-    assert proposal(here, 8)["lr"] != proposal(here, 7)["lr"] != proposal(other, 7)["lr"]
+    assert proposal(here, 7, history=1) == proposal(here, 7, history=1)
+    assert (
+        proposal(here, 8, history=1)["lr"] != proposal(here, 7, history=1)["lr"] != proposal(other, 7, history=1)["lr"]
+    )
 
 
 def test_no_two_of_a_hundred_trials_start_alike() -> None:
     default = built_in("default")
-    assert len({proposal(default, number)["lr"] for number in range(100)}) == 100
+    assert len({proposal(default, number, history=1)["lr"] for number in range(100)}) == 100
+
+
+def test_the_sampler_of_curves_begins_with_the_default_configuration_even_behind_documented_trials() -> None:
+    study, declaration = optuna.create_study(), built_in("default")
+    study.enqueue_trial({"lr": 1e-4}, user_attrs={PAPER: 1})
+    study.ask()
+    study.sampler = sampler(declaration, 1)
+    drawn = suggest(study.ask(), declaration)
+    assert drawn == {**drawn, "optimizer": "adamw", "batch_size": 64, "scheduler": "cosine", "t_max": 12}
+    assert [drawn[key] for key in ("lr", "weight_decay", "dropout")] == pytest.approx([1e-3, 1e-4, 0.2])
+    assert proposal(declaration, 0) == drawn
 
 
 def test_what_tpe_proposes_depends_on_number_seed_and_history_alone() -> None:
