@@ -88,12 +88,13 @@ class CurveSampler(BaseSampler):
         """Draw a whole configuration."""
         others = [one for one in study._storage.get_all_trials(study._study_id, deepcopy=False)
                   if one.number != trial.number and not is_replay(one)]  # fmt: skip
-        if not others:
-            return self._encoding.near_default()
-        told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         footprints = None
         if self._declaration.weighs:
             footprints = Footprints.of(study._storage.get_study_user_attrs(study._study_id), self._declaration)
+        default = self._encoding.near_default()
+        if not others and (footprints is None or footprints.allows(default)):
+            return default
+        told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         if len(told) < self._startup:
             return front_proposals.begin(self._encoding, self._rng, footprints, others)
         return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng, footprints)
