@@ -239,7 +239,7 @@ SENTENCES: tuple[tuple[tuple[str, str], str], ...] = (
     ),
     (
         ("gamma = {", "gamma = [0.1]\n#"),
-        "its trial 0 has gamma = ",
+        "its trial 1 has gamma = ",  # the first is the default configuration, by another scheduler
     ),
     (
         ("image_size = 32\nema = 0.5", "image_size = 32"),

@@ -33,10 +33,10 @@ def test_a_killed_trial_keeps_both_values_to_the_bit(storage_url: str, tmp_path:
 
 
 def test_a_paused_trial_goes_on_to_both_values(sqlite_url: str, tmp_path: Path) -> None:
-    # One trial alone pauses at its rung, and goes on as nothing else is left.
+    # One trial alone pauses at its rungs, after epochs 1 and 2, and goes on as nothing else is left.
     file = weighed.declare(tmp_path, epochs=4, pruner="promote", backbones=("resnet10",), against="latency")
     small.call("run", "--study", file, "--trials", 1, "--workers", 1, folder=tmp_path, storage=sqlite_url)
     [trial] = optuna.load_study(study_name=weighed.NAME, storage=sqlite_url).trials
-    assert trial.system_attrs["mlc:paused"] == 1
+    assert trial.system_attrs["mlc:paused"] == 2
     assert trial.values == [min(trial.intermediate_values.values()), trial.user_attrs["latency_ms"]]
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]

@@ -206,7 +206,7 @@ def test_every_row_can_be_written_as_json(study: Study) -> None:
     assert [table["paper"] for table in tables] == [None, None, 1, 2, 3, 4, 5]
     assert {" ".join(table) for table in tables} == {
         "number state objective value epoch epochs params paper repeats warm_start seed seconds started val_loss "
-        "reports metrics note failures fit compute"
+        "reports metrics latency_ms size_mb over_limit note failures fit compute"
     }
 
 
