@@ -101,11 +101,15 @@ def test_workers_do_not_survive_a_killed_run_and_give_their_trial_back(sqlite_ur
 def test_a_waiting_worker_does_what_a_run_elsewhere_asks_for(storage_url: str, tmp_path: Path) -> None:
     worker = start("worker", "--wait", "--study", "small", folder=tmp_path, storage=storage_url)
     file = small.declare(tmp_path, epochs=1)
+    assert worker.stderr is not None
+    first = worker.stderr.readline()
+    assert "however long that takes, because of --wait" in first
 
     small.call("run", "--study", file, "--trials", 2, "--workers", 0, folder=tmp_path, storage=storage_url)
     worker.send_signal(signal.SIGTERM)
     _, said = worker.communicate(timeout=PATIENCE)
 
     assert worker.returncode == 0, said
+    assert "It is there; going on." in said
     assert "This worker finished 2 trials." in said
     assert {row["state"] for row in small.rows(tmp_path, storage_url)} <= {"complete", "pruned"}
