@@ -62,7 +62,8 @@ def resolve_url(option: str | None) -> str:
     BadStorage
         The URL cannot be read, or names another kind of database.
     """
-    url = _parse(option or os.environ.get(VARIABLE) or DEFAULT_URL)
+    # An empty option is a variable that the shell did not know: another database than the one meant must not be used.
+    url = _parse(option if option is not None else os.environ.get(VARIABLE) or DEFAULT_URL)
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     if url.drivername in PROXIES:

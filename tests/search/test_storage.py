@@ -80,6 +80,7 @@ def test_the_option_wins_over_the_variable_and_the_variable_over_the_file_in_thi
         ),
         (f"u:{CANARY}@h/d", "The storage URL cannot be read. Write sqlite:///FILE or"),
         (f"postgresql://u@h:{CANARY}/d", "The storage URL cannot be read."),
+        ("", "The storage URL cannot be read. Write sqlite:///FILE or"),
         ("sqlite://", "needs a database file that several processes can open"),
         ("sqlite:///:memory:", "needs a database file that several processes can open"),
         ("sqlite:///file:x?uri=true", "needs a database file that several processes can open"),
