@@ -18,6 +18,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from search.errors import SearchError
 
 SECONDS: Final = 30.0  # for which a command that only looks waits
+WORKERS_SECONDS: Final = 600.0  # for which a worker waits for a database or a folder that is away
 HURRY: Final = 10.0  # seconds, once somebody waits for this process to end
 _AWHILE: Final = 2.0  # seconds; a deadlock or a locked file is over sooner, and nothing to speak of
 _LONGEST_PAUSE: Final = 5.0  # seconds between two tries

@@ -23,10 +23,11 @@ from search.data import Source
 from search.errors import SearchError
 from search.layout import environment
 from search.ledger import OUT_OF_MEMORY
+from search.patience import WORKERS_SECONDS
 from search.signals import Stop
 from search.storage import VARIABLE
 from search.study import Study
-from search.worker import PATIENCE, worker_name
+from search.worker import worker_name
 
 POLL_SECONDS: Final = 0.25  # between two looks at the workers
 DEATHS: Final = 12  # workers that may die in a row, with no trial finished meanwhile, before a search is given up
@@ -99,7 +100,7 @@ class Pool:
     root: Path
     budget_id: int
     source: Source | None = None
-    patience: float = PATIENCE
+    patience: float = WORKERS_SECONDS
     say: Say = lambda _line: None
     over: bool = False  # set by whoever watches, it ends the work as a stop does
     _orders: Orders = field(init=False)

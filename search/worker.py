@@ -25,7 +25,7 @@ from search.data import Source, open_data
 from search.errors import StorageDown, StudyNotFound
 from search.ledger import Claim, Ledger
 from search.objective import study_precision
-from search.patience import Patience
+from search.patience import WORKERS_SECONDS, Patience
 from search.promotion import plan, rung_epochs
 from search.signals import Interrupted, Stop
 from search.slots import Done, Plan, Wait
@@ -35,7 +35,6 @@ from search.versions import code_version
 from search.weighing import weigh_space
 
 POLL_SECONDS: Final = 1.0  # between two questions whether there is something to do
-PATIENCE: Final = 600.0  # seconds for which a worker waits for a database or a folder that is away
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ def join(
     stop: Stop,
     wait: bool,
     source: Source | None = None,
-    patience: float = PATIENCE,
+    patience: float = WORKERS_SECONDS,
 ) -> int:
     """Work on a study that somebody else starts; if told to wait, also before they do, until the stop is asked.
 
@@ -213,7 +212,7 @@ def main() -> int:
     parser.add_argument("--budget", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--artifacts", type=Path, required=True)
-    parser.add_argument("--patience", type=float, default=PATIENCE)
+    parser.add_argument("--patience", type=float, default=WORKERS_SECONDS)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--format", default="auto")
     parser.add_argument("--skip-bad", action="store_true")

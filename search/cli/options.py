@@ -221,9 +221,9 @@ def spelled(seconds: float, *, of_workers: bool = False) -> str:
 
 def patience(text: str | None) -> float:
     """Read how long a worker waits for what is away, in seconds."""
-    from search.worker import PATIENCE
+    from search.patience import WORKERS_SECONDS
 
-    return seconds(text) or PATIENCE
+    return seconds(text) or WORKERS_SECONDS
 
 
 def overrides(**given: int | None) -> dict[str, int]:
