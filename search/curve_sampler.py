@@ -91,9 +91,10 @@ class CurveSampler(BaseSampler):
         footprints = None
         if self._declaration.weighs:
             footprints = Footprints.of(study._storage.get_study_user_attrs(study._study_id), self._declaration)
-        default = self._encoding.near_default()
-        if not others and (footprints is None or footprints.allows(default)):
-            return default
+        if not others:
+            default = self._encoding.near_default()
+            if footprints is None or footprints.allows(default):
+                return default
         told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         if len(told) < self._startup:
             return front_proposals.begin(self._encoding, self._rng, footprints, others)

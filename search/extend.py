@@ -36,13 +36,8 @@ from search.tables import BUDGETS, CLAIMS, now
 
 CHANGES: Final = "mlc:changes"  # study attribute: each extension, oldest first
 FIXED_PARAMS: Final = "fixed_params"  # trial's system attribute, Optuna's: what an enqueued one is to have
-_FOR_GOOD: Final = (
-    "objective",
-    "against",
-    "epochs",
-    "seed",
-    "threads",
-)  # what makes trials comparable, and resumed ones the same
+# What makes trials comparable, and resumed ones the same.
+_FOR_GOOD: Final = ("objective", "against", "epochs", "seed", "threads")
 
 _STUDIES: Final[Table] = models.StudyModel.__table__
 _OF_STUDY: Final[Table] = models.StudyUserAttributeModel.__table__

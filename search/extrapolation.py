@@ -69,12 +69,11 @@ def forecast(trials: Sequence[FrozenTrial], number: int, declaration: Declaratio
     begun = _curve(own, declaration, epoch)
     if len(whole) < FEWEST or begun is None:
         return None
-    line = _Line.through(whole, epoch)
+    line = _Line.through(np.array([curve for _, curve in whole]), epoch)
     expected = float(_features(begun[None], epoch)[0] @ line.figures)
     # Of two objectives, what is no larger: of a small network nobody expects the loss of a large one.
     size = second_of(own, declaration)
-    rivals = _whole([one for one in trials if second_of(one, declaration) <= size], declaration)
-    best = float(rivals[:, -1].min()) if len(rivals) else math.inf
+    best = min((float(curve[-1]) for one, curve in whole if second_of(one, declaration) <= size), default=math.inf)
     value = math.exp(expected)
     return Forecast(
         value=value if declaration.objective == "bce" else 1.0 - value,
@@ -96,7 +95,8 @@ def accuracy(trials: Sequence[FrozenTrial], declaration: Declaration) -> dict[in
     if len(whole) < FEWEST:
         return {}
     first = math.ceil(EARLIEST * epochs)
-    return {epoch: _Line.through(whole, epoch).error for epoch in range(first, epochs)}
+    curves = np.array([curve for _, curve in whole])
+    return {epoch: _Line.through(curves, epoch).error for epoch in range(first, epochs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,11 @@ def _features(curves: NDArray[np.float64], epoch: int) -> NDArray[np.float64]:
     return np.stack([np.ones(len(curves)), stands, stands - stood], axis=1)
 
 
-def _whole(trials: Iterable[FrozenTrial], declaration: Declaration) -> NDArray[np.float64]:
-    """Gather the curves of trainings that came to their end, (n, epochs)."""
+def _whole(trials: Iterable[FrozenTrial], declaration: Declaration) -> list[tuple[FrozenTrial, NDArray[np.float64]]]:
+    """Gather the trials that came to their end, with their curves."""
     ended = [one for one in trials if one.state == TrialState.COMPLETE and not is_replay(one)]
-    curves = [_curve(one, declaration, declaration.epochs) for one in ended]
-    return np.array([curve for curve in curves if curve is not None])
+    curves = ((one, _curve(one, declaration, declaration.epochs)) for one in ended)
+    return [(one, curve) for one, curve in curves if curve is not None]
 
 
 def _curve(trial: FrozenTrial, declaration: Declaration, epochs: int) -> NDArray[np.float64] | None:

@@ -8,18 +8,13 @@ from pathlib import Path
 import optuna
 
 from tests import small, weighed
-from tests.crash.test_killed_search import PATIENCE, checkpoints, start, until, workers_of
+from tests.crash.test_killed_search import run_while_workers_are_killed
 from tests.search.test_run import alone_as
 
 
 def test_a_killed_trial_keeps_both_values_to_the_bit(storage_url: str, tmp_path: Path) -> None:
     file = weighed.declare(tmp_path, epochs=6, backbones=("resnet10",))
-    run = start("run", "--study", file, "--trials", 1, "--workers", 1, folder=tmp_path, storage=storage_url)
-    until(lambda: checkpoints(tmp_path))
-    for worker in workers_of(run):
-        worker.kill()
-    _, said = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 0, said
+    run_while_workers_are_killed(file, folder=tmp_path, storage=storage_url, trials=1)
 
     shown = small.call("show", 0, "--study", weighed.NAME, "--json", folder=tmp_path, storage=storage_url)
     row = json.loads(shown.stdout)

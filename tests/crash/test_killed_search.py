@@ -46,15 +46,20 @@ def workers_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-def test_a_killed_workers_trial_goes_on_from_its_checkpoint_to_the_same_bits(storage_url: str, tmp_path: Path) -> None:
-    file = small.declare(tmp_path, epochs=6, pruner="none")
-    run = start("run", "--study", file, "--trials", 2, "--workers", 1, folder=tmp_path, storage=storage_url)
-    until(lambda: checkpoints(tmp_path))
+def run_while_workers_are_killed(file: Path, *, folder: Path, storage: str, trials: int) -> None:
+    """Kill the one worker of a run once its trial has a checkpoint; the run must end well all the same."""
+    run = start("run", "--study", file, "--trials", trials, "--workers", 1, folder=folder, storage=storage)
+    until(lambda: checkpoints(folder))
     for worker in workers_of(run):
         worker.kill()
     _, said = run.communicate(timeout=PATIENCE)
-
     assert run.returncode == 0, said
+
+
+def test_a_killed_workers_trial_goes_on_from_its_checkpoint_to_the_same_bits(storage_url: str, tmp_path: Path) -> None:
+    file = small.declare(tmp_path, epochs=6, pruner="none")
+    run_while_workers_are_killed(file, folder=tmp_path, storage=storage_url, trials=2)
+
     rows = small.rows(tmp_path, storage_url)
     assert [row["state"] for row in rows] == ["complete", "complete"]
     assert "was killed by SIGKILL" in str(rows[0]["note"])

@@ -1,7 +1,7 @@
 """Samplers compared within our own search: the best loss of so many trials, with everything else as it is by default.
 
 ``python -m tests.benchmarks.search.samplers`` simulates studies of 25, 50 and 100 trials on 1, 4 and 16 workers, with
-pauses and promotions, and prints the median over seeds of the best loss, with its quartiles. Half an hour.
+pauses and promotions, and prints the median over seeds of the best loss, with its quartiles. Some minutes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import median, quantiles
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from search.declaration import Declaration, built_in
+from search.declaration import built_in
 from search.options import Curves, Gp, Qmc, Random, Sampler, Tpe
 from tests.benchmarks.search.ours import Ours
 from tests.benchmarks.search.simulate import Task, simulate
@@ -43,11 +44,16 @@ class Case:
 
     def best(self) -> float:
         """Run it: the lowest loss that any trial reported."""
-        surrogate = Surrogate()
-        study: Declaration = replace(built_in("default"), sampler=SAMPLERS[self.sampler])
+        surrogate = _surrogate()
+        study = replace(built_in("default"), sampler=SAMPLERS[self.sampler])
         task = Task(self.seed, self.workers, surrogate.epochs)
         run = simulate(self.sampler, Ours(task, study=study, trials=self.trials), task, surrogate, horizon=float("inf"))
         return run.best[-1][1]
+
+
+@cache
+def _surrogate() -> Surrogate:
+    return Surrogate()  # a second: once for all cases of a process
 
 
 def cases(samplers: Sequence[str], trials: Sequence[int], workers: Sequence[int], seeds: int) -> Iterator[Case]:
