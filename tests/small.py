@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+from search.options import SAMPLERS
 
 NAME = "small"
 _TOML = """
@@ -16,7 +19,7 @@ keep = 2
 
 [sampler]
 name = "{sampler}"
-startup = 3
+{startup}
 
 [pruner]
 name = "{pruner}"
@@ -53,14 +56,17 @@ def declare(
     large_batches: bool = True,
 ) -> Path:
     """Write the study's file. Large batches only, unless documented trials must lie in its space."""
-    toml = _TOML.format(epochs=epochs, sampler=sampler, pruner=pruner)
-    if sampler == "random":
-        toml = toml.replace("startup = 3\n", "")
+    toml = _TOML.format(epochs=epochs, sampler=sampler, startup=startup(sampler), pruner=pruner)
     if large_batches:
         toml = toml.replace("[64, 80, 1000]", "[500, 1000]")
     file = folder / "small.toml"
     file.write_text(toml)
     return file
+
+
+def startup(sampler: str) -> str:
+    """Write the sampler's option by which most of a few draws are its own; empty where it has none."""
+    return "startup = 3" if any(option.name == "startup" for option in fields(SAMPLERS[sampler])) else ""
 
 
 def command(*words: object) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests import small
+
 NAME = "weighed"
 _TOML = """
 name = "weighed"
@@ -50,8 +52,13 @@ def declare(
     top = f'against = "{against}"' if against else ""
     table = f"[limits]\n{limits}" if limits else ""
     named = str(list(backbones)).replace("'", '"')
-    startup = "startup = 3" if sampler in ("curves", "tpe", "gp") else ""
     factor = "reduction_factor = 2" if pruner == "promote" else ""
-    told = {"sampler": sampler, "startup": startup, "pruner": pruner, "factor": factor, "backbones": named}
+    told = {
+        "sampler": sampler,
+        "startup": small.startup(sampler),
+        "pruner": pruner,
+        "factor": factor,
+        "backbones": named,
+    }
     file.write_text(_TOML.format(epochs=epochs, top=top, limits=table, **told))
     return file
