@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mlc_core import optimize, small_maps
 from mlc_core.errors import NoDevice
+from mlc_core.heap import keep_freed
 from mlc_core.measured import keep, recall
 from mlc_core.micro_batches import ran_out
 from mlc_core.model import build
@@ -31,8 +32,8 @@ CANDIDATES: Final[dict[str, tuple[Precision, ...]]] = {"cpu": ("fp32", "bf16"), 
 GAIN: Final = 1.1
 
 FILE: Final = "precision.json"  # what was measured
-MEASURED: Final = 0.8  # seconds of turns; with what comes before about one, unless a step takes as long
-STEP: Final = 0.2  # seconds that a measured step may take before it is given fewer images than the training's
+MEASURED: Final = 0.5  # seconds of turns; with what comes before less than one, unless a step takes as long
+STEP: Final = 0.1  # seconds that a measured step may take before it is given fewer images than the training's
 FEWEST: Final = 2  # images of a measured step
 
 
@@ -249,6 +250,7 @@ def most_exact(seconds: Mapping[Precision, float]) -> Precision:
 def _seconds(shape: Shape, device: torch.device, threads: int) -> dict[Precision, float]:
     """Seconds of a step in each precision: the fewest of its turns, as what else the machine does only adds to them."""
     computes = [Compute(device=str(device), precision=one, threads=threads) for one in CANDIDATES[device.type]]
+    keep_freed()  # as a fit does
     steps = Steps(shape, device, images=FEWEST)  # the whole batch may be more than there is memory
     steps.fit_into(STEP, computes[0])
     turns: list[list[float]] = []

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mlc_core.data.augment import normalize
 from mlc_core.data.dataset import Split, Uint8
 from mlc_core.errors import BadParams, BadWeights
+from mlc_core.heap import keeping_freed
 from mlc_core.model import Classifier, build
 from mlc_core.params import Params
 from mlc_core.predictions import SURE, Blend, Predictions
@@ -155,10 +156,11 @@ def infer(predictor: Predictor, images: Uint8, rows: NDArray[np.int64] | None = 
     """
     device = predictor.weights.device
     chosen = np.arange(len(images)) if rows is None else rows
-    told = [
-        predictor.logits(torch.from_numpy(np.ascontiguousarray(images[chosen[at : at + BATCH]])).to(device)).cpu()
-        for at in range(0, len(chosen), BATCH)
-    ]
+    with keeping_freed():
+        told = [
+            predictor.logits(torch.from_numpy(np.ascontiguousarray(images[chosen[at : at + BATCH]])).to(device)).cpu()
+            for at in range(0, len(chosen), BATCH)
+        ]
     return torch.cat(told).double().numpy() if told else np.empty((0, len(predictor.scale)))
 
 

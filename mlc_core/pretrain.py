@@ -23,6 +23,7 @@ from mlc_core.data.batches import Images
 from mlc_core.data.unlabelled import Source
 from mlc_core.device import Compute, autocast, choose, computing
 from mlc_core.errors import BadCheckpoint, BadParams, Diverged
+from mlc_core.heap import keeping_freed
 from mlc_core.model import build
 from mlc_core.params import BackboneName, Params, StemName, Value, one_of, whole
 from mlc_core.pretrained import start_from, weights_digest
@@ -129,7 +130,7 @@ def learn(
         raise BadParams("batch_size", asked.batch_size, allowed)
     compute = choose(device=device, precision=precision, threads=threads)
     reports = []
-    with computing(compute):
+    with keeping_freed(), computing(compute):
         for report in _epochs(asked, source, out, compute):
             reports.append(report)
             if on_epoch is not None:

@@ -22,6 +22,7 @@ from mlc_core.data.digits import digits
 from mlc_core.data.sampling import Sampling
 from mlc_core.device import Compute, Shape, choose, computing
 from mlc_core.errors import BadData, Diverged, OutOfMemory
+from mlc_core.heap import keeping_freed
 from mlc_core.learner import EVAL_BATCH, Learner, Trained, evaluate, train
 from mlc_core.loss import training_loss
 from mlc_core.model import build
@@ -124,7 +125,7 @@ def fit(
     )
     reports: list[EpochReport] = []
     trained = _within_memory(chosen, dataset, compute, identity, None if checkpoint is None else Path(checkpoint))
-    with computing(compute), torch.random.fork_rng(devices=cuda), closing(trained):
+    with keeping_freed(), computing(compute), torch.random.fork_rng(devices=cuda), closing(trained):
         for report in trained:
             reports[report.epoch - 1 :] = [report]  # epoch 1 once more where memory ran out
             if on_epoch is not None and not on_epoch(report):

@@ -104,10 +104,12 @@ def groups(pairs: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
     list of tuple of int
         Positions of at least two each, ascending, in order of the first.
     """
+    links = np.array([(own[0], other) for own in pairs for other in own[1:]], np.int64).reshape(-1, 2)
+    if not len(links):
+        return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    links = np.array([(own[0], other) for own in pairs for other in own[1:]], np.int64).reshape(-1, 2)
     names, ends = np.unique(links, return_inverse=True)
     ends = ends.reshape(-1, 2)
     graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
@@ -191,11 +193,11 @@ def _thumbnail(image: Uint8) -> NDArray[np.int16]:
 
 
 def _tree(first: Ints, second: Ints, hashes: NDArray[np.uint64]) -> list[Pair]:
+    if not len(first):
+        return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    if not len(first):
-        return []
     bits = _distance(hashes[first], hashes[second])
     graph = coo_array((bits + 1, (first, second)), shape=(len(hashes), len(hashes)))  # 0 would be no edge
     tree = minimum_spanning_tree(graph.tocsr()).tocoo()
