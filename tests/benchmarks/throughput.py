@@ -1,8 +1,9 @@
-"""Our `fit` against the bare loop, the practical limit, and end to end against what people train with otherwise.
+"""Our `fit` against the bare loop, the practical limit, against itself in fp32, and end to end against what people use.
 
 ``python -m tests.benchmarks.throughput``. The rivals (rivals/) are installed on first use into an environment of their
 own, with the torch of this one, by pip as it is configured: where it finds wheels for CUDA only, set
-PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. About 70 minutes on 2 cores; ``--only limit`` 25 of them.
+PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. About 75 minutes on 2 cores; ``--only limit`` 25 of them,
+``--only precision`` 6.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Final
 
 import torch
@@ -31,6 +32,7 @@ from torch.nn import functional
 
 from mlc_core import BackboneName, Dataset, EpochReport, Flat, Split, choose, digits, fit, processors
 from mlc_core.cache import cache_dir
+from mlc_core.device import Shape
 from mlc_core.model import build
 
 ROOT: Final = Path(__file__).parents[2]
@@ -42,7 +44,8 @@ BATCH: Final = 64  # of the end-to-end comparison
 LIMIT_IMAGES: Final = 1024  # an epoch; every batch size divides it
 LIMIT_EPOCHS: Final = 4  # counted ones
 LITTLE: Final = 8  # images of a validation split that takes no time
-NEAR, FASTER_THAN_PLAIN, FASTER_THAN_RIVALS = 0.93, 2.5, 1.5  # the bars
+SEEDS: Final = 3  # of fp32 and bf16
+NEAR, FASTER_THAN_FP32, FASTER_THAN_PLAIN, FASTER_THAN_RIVALS = 0.93, 1.4, 2.5, 1.5  # the bars
 
 PROCESS: Final = """
 import sys
@@ -57,7 +60,7 @@ print(fit(params, data, epochs=epochs, device="cpu", threads=threads))
 def main() -> None:
     """Print the tables; the exit code is 1 where a bar is missed."""
     asked = argparse.ArgumentParser(description=__doc__)
-    parts = ("limit", *RIVALS)
+    parts = ("limit", "precision", *RIVALS)
     asked.add_argument("--only", nargs="+", choices=parts, default=parts)
     asked.add_argument("--size", nargs="+", type=int, default=[64, 128], help="pixels; multiples of 32")
     asked.add_argument("--backbone", nargs="+", default=["resnet10", "resnet18"], help="of the limit; else resnet10")
@@ -74,6 +77,8 @@ def main() -> None:
     if "limit" in chosen.only:
         cases = product(chosen.backbone, chosen.size, chosen.batch)
         met.append(compare_with_limit(console, cases, threads=chosen.threads))
+    if "precision" in chosen.only:
+        met.append(compare_precisions(console, chosen.size, epochs=chosen.epochs, threads=chosen.threads))
     if rivals:
         python = install(chosen.environment or cache_dir() / "rivals", console)
         with tempfile.TemporaryDirectory(prefix="mlc-benchmark-") as folder:
@@ -169,6 +174,39 @@ def alternated(
     return ours[1:], theirs[1:]
 
 
+def compare_precisions(console: Console, sizes: Iterable[int], *, epochs: int, threads: int) -> bool:
+    """Print seconds and losses of whole trainings in fp32 and in bf16, one after the other for each seed."""
+    table = Table(
+        title=f"bf16 against fp32: resnet10, batch {BATCH}, {epochs} epochs, {SEEDS} seeds; threads {threads}"
+    )
+    for heading in ("pixels", "chosen", "fp32, s", "bf16, s", "ratio", "loss in fp32", "loss in bf16"):
+        table.add_column(heading, justify="right")
+    met = []
+    for size in sizes:
+        data = enlarged(size, images=LIMIT_IMAGES, judged=LIMIT_IMAGES // 4)
+        params: Flat = {"image_size": size, "batch_size": BATCH, "t_max": epochs}
+        seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        losses: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        for seed, precision in product(range(SEEDS), seconds):
+            start = time.perf_counter()
+            loss = fit(params, data, seed=seed, epochs=epochs, device="cpu", precision=precision, threads=threads)
+            seconds[precision].append(time.perf_counter() - start)
+            losses[precision].append(loss)
+        chosen = choose(device="cpu", threads=threads, shape=Shape(image_size=size, batch_size=BATCH)).precision
+        ratio = _ratio(seconds["fp32"], seconds["bf16"])
+        alike = abs(mean(losses["bf16"]) - mean(losses["fp32"])) <= max(map(_spread, losses.values()))
+        met.append(chosen == "fp32" or (ratio >= FASTER_THAN_FP32 and alike))
+        times = (f"{median(taken):.1f}" for taken in seconds.values())
+        told = (f"{mean(each):.4f} ({min(each):.4f} to {max(each):.4f})" for each in losses.values())
+        table.add_row(str(size), chosen, *times, f"{ratio:.2f} x", *told)
+    console.print(table)
+    console.print(
+        f"Where bf16 is chosen, at least {FASTER_THAN_FP32} x and as good within the spread of the seeds: "
+        + ("yes" if all(met) else "NO")
+    )
+    return all(met)
+
+
 def install(folder: Path, console: Console) -> Path:
     """Make the rivals' environment, or find it there as it should be; its interpreter."""
     python, note = folder / "bin" / "python", folder / "installed.txt"
@@ -256,6 +294,10 @@ def compare_with_rivals(console: Console, race: Race, rivals: Sequence[str], *, 
         met = slower[name] >= bars[name]
         console.print(f"{name}: {slower[name]:.2f} x, at least {bars[name]} x: {'yes' if met else 'NO'}")
     return all(slower[name] >= bars[name] for name in rivals)
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
