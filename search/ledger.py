@@ -31,7 +31,7 @@ from search.slots import (
     Plan,
     Slot,
     Wait,
-    close,
+    change,
     end,
     finished_of,
     give_up,
@@ -195,13 +195,12 @@ class Ledger:
     @_operation
     def keep_budget(self, budget_id: int) -> None:
         """Say that whoever opened its own budget lives."""
-        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-        self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(beat_at=now(session))))
+        self._locked(lambda session: change(self._desk(session), budget_id, beat_at=now(session)))
 
     @_operation
     def close_budget(self, budget_id: int) -> None:
         """Let no more trials be claimed from it; what runs may still finish."""
-        self._locked(lambda session: close(self._desk(session), budget_id))
+        self._locked(lambda session: change(self._desk(session), budget_id, closed=True))
 
     @_operation
     def resize_budget(self, budget_id: int, *, trials: int | None = None, workers: int | None = None) -> bool:
@@ -233,7 +232,7 @@ class Ledger:
             values = {} if trials is None else {"trials": max(trials, begun)}
             values |= {} if workers is None else {"workers": workers}
             if values:
-                session.execute(update(BUDGETS).filter_by(budget_id=budget_id).values(values))
+                change(self._desk(session), budget_id, **values)
             return True
 
         return self._locked(work)
@@ -244,8 +243,7 @@ class Ledger:
 
         Paused trials then need no promotion, and the best go on first.
         """
-        where = (BUDGETS.c.study_id == self._study_id) & (BUDGETS.c.budget_id == budget_id)
-        self._locked(lambda session: session.execute(update(BUDGETS).where(where).values(from_epoch=from_epoch)))
+        self._locked(lambda session: change(self._desk(session), budget_id, from_epoch=from_epoch))
 
     @_operation
     def budgets(self) -> list[Budget]:

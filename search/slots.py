@@ -69,7 +69,7 @@ def next_slot(at: Desk, budget_id: int | None, plan: Plan | None) -> Slot | Wait
         if isinstance(slot, Slot):
             return slot
         if isinstance(slot, Done):
-            close(at, budget.budget_id)
+            change(at, budget.budget_id, closed=True)
         else:
             answer = slot
     return answer
@@ -197,10 +197,10 @@ def queue(at: Desk) -> Select[int]:
     return waiting.where(trial.trial_id.not_in(_claims(at, CLAIMS.c.trial_id)))
 
 
-def close(at: Desk, budget_id: int) -> None:
-    """Let no more trials be claimed from a budget."""
+def change(at: Desk, budget_id: int, **values: object) -> None:
+    """Write into columns of a budget of the study."""
     where = (BUDGETS.c.study_id == at.study_id) & (BUDGETS.c.budget_id == budget_id)
-    at.session.execute(update(BUDGETS).where(where).values(closed=True))
+    at.session.execute(update(BUDGETS).where(where).values(values))
 
 
 def moment(clock: float) -> datetime:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from search.declaration import Declaration, built_in
@@ -48,12 +49,15 @@ class Ours:
         if left <= 0:
             return None
         number = len(trials)
-        self._study.sampler = sampler(self._declaration, number, earlier=self._study.sampler)
+        self._study.sampler = self._sampler(number)
         # Study.ask would take a paused trial for an enqueued one.
         trial = Trial(self._study, self._storage.create_new_trial(self._study._study_id))
         params = suggest(trial, self._declaration)
         self._running[number] = trial
         return Job(number, params)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        return sampler(self._declaration, number, earlier=self._study.sampler)
 
     def report(self, number: int, epoch: int, loss: float, _now: float, /) -> Verdict:
         trial = self._running[number]

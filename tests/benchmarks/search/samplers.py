@@ -7,6 +7,7 @@ pauses and promotions, and prints the median over seeds of the best loss, with i
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from functools import cache
 from statistics import median, quantiles
 from typing import Final
 
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 from rich.console import Console
 from rich.table import Table
 
@@ -23,10 +26,25 @@ from tests.benchmarks.search.ours import Ours
 from tests.benchmarks.search.simulate import Task, simulate
 from tests.benchmarks.search.surrogate import Surrogate
 
-SAMPLERS: Final[Mapping[str, Sampler]] = {
+
+class CmaEs(Ours):
+    """CMA-ES for the numbers that all trials have, TPE for choices and for what belongs to one scheduler."""
+
+    def _sampler(self, number: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            rest = TPESampler(seed=number, multivariate=True, group=True, constant_liar=True)
+        return CmaEsSampler(
+            seed=number, independent_sampler=rest, consider_pruned_trials=True, warn_independent_sampling=False
+        )
+
+
+SAMPLERS: Final[Mapping[str, Sampler | type[Ours]]] = {
     "curves": Curves(),
     "tpe": Tpe(),  # multivariate, grouped, constant liar
+    "auto": Tpe(group=False),  # to which OptunaHub's AutoSampler comes where there are choices or branches
     "tpe, alone": Tpe(multivariate=False, group=False, constant_liar=False),  # each parameter by itself, as Optuna's
+    "cma-es": CmaEs,
     "gp": Gp(),
     "qmc": Qmc(),
     "random": Random(),
@@ -45,9 +63,10 @@ class Case:
     def best(self) -> float:
         """Run it: the lowest loss that any trial reported."""
         surrogate = _surrogate()
-        study = replace(built_in("default"), sampler=SAMPLERS[self.sampler])
+        chosen, study = SAMPLERS[self.sampler], built_in("default")
+        kind, study = (chosen, study) if isinstance(chosen, type) else (Ours, replace(study, sampler=chosen))
         task = Task(self.seed, self.workers, surrogate.epochs)
-        run = simulate(self.sampler, Ours(task, study=study, trials=self.trials), task, surrogate, horizon=float("inf"))
+        run = simulate(self.sampler, kind(task, study=study, trials=self.trials), task, surrogate, horizon=float("inf"))
         return run.best[-1][1]
 
 
