@@ -34,9 +34,8 @@ class CmaEs(Ours):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             rest = TPESampler(seed=number, multivariate=True, group=True, constant_liar=True)
-        return CmaEsSampler(
-            seed=number, independent_sampler=rest, consider_pruned_trials=True, warn_independent_sampling=False
-        )
+        # Of pruned trials it would count too, but falls over those with another scheduler's parameters.
+        return CmaEsSampler(seed=number, independent_sampler=rest, warn_independent_sampling=False)
 
 
 SAMPLERS: Final[Mapping[str, Sampler | type[Ours]]] = {
