@@ -38,6 +38,8 @@ def keep_freed() -> None:
     -----
     glibc takes blocks of more than 32 MiB from the kernel one by one and hands each back when it is freed (mallopt(3),
     M_MMAP_THRESHOLD). The kernel clears their pages anew in every step: 30 % of one of 128 pixels and 64 images.
+    The price: until 2.38 glibc gives the place of an aligned block to another as large only where free memory lies
+    behind it, so that a training comes to hold some maps more, at most 8 % more memory with ResNets 10 to 50.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and not any(os.environ.get(name) for name in _USERS_OWN):
