@@ -155,6 +155,7 @@ class Steps:
     """
 
     def __init__(self, shape: Shape, device: torch.device, *, images: int | None = None) -> None:
+        keep_freed()  # as a fit does
         model = build(backbone=shape.backbone, stem=shape.stem, dropout=0.0, classes=10, seed=0)
         if device.type == "cpu":
             small_maps.fit_to(model, shape.image_size)
@@ -250,7 +251,6 @@ def most_exact(seconds: Mapping[Precision, float]) -> Precision:
 def _seconds(shape: Shape, device: torch.device, threads: int) -> dict[Precision, float]:
     """Seconds of a step in each precision: the fewest of its turns, as what else the machine does only adds to them."""
     computes = [Compute(device=str(device), precision=one, threads=threads) for one in CANDIDATES[device.type]]
-    keep_freed()  # as a fit does
     steps = Steps(shape, device, images=FEWEST)  # the whole batch may be more than there is memory
     steps.fit_into(STEP, computes[0])
     turns: list[list[float]] = []

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mlc_core import heap
+from mlc_core.heap import give_back
 from mlc_core.optimize import Weights
 
 # Images; of fewer, batch normalization's statistics are mostly noise (Wu & He 2018, figure 1).
@@ -63,7 +63,7 @@ def ran_out(error: BaseException) -> bool:
 def release() -> None:
     """Give back what a failed attempt held; nothing may refer to it any more."""
     gc.collect()
-    heap.give_back()
+    give_back()
     torch.cuda.empty_cache()
 
 

@@ -20,7 +20,6 @@ from typing import Any, Final
 import torch
 
 from mlc_core.device import Compute, Shape, Steps, choose
-from mlc_core.heap import keep_freed
 from mlc_core.params import Params, Value
 
 CONTEXT: Final = 600 * 2**20  # bytes of a GPU that a process takes besides what torch knows of
@@ -38,7 +37,6 @@ def main() -> None:
     shape = Shape.of(Params.from_flat(params))
     compute = choose(precision="fp32")
     steps: Steps | None = None
-    keep_freed()  # as a fit does
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
         answer: Mapping[str, object]
